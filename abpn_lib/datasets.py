@@ -1,0 +1,293 @@
+"""Where images come from: the embedded ones, the benchmarks, the training images, DIV2K, the authors' models.
+
+One registry (``registry.csv`` beside this module) names every file with its sha256 and its public
+home at a pinned commit. Files live in one cache folder: the one `ABPN_DATA` names, else the user's
+cache. Nothing is downloaded unless `fetch` is called, and no file is read whose hash is wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.resources
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from abpn_lib.degradation import bicubic_down, crop_to_multiple
+from abpn_lib.files import sha256
+
+__all__ = [
+    "DATASETS", "EMBEDDED", "DataError", "Dataset", "available", "data_root", "fetch", "images",
+    "official_model", "read_image", "verify",
+]
+
+Rgb = NDArray[np.uint8]
+
+EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle", "hubble", "ihc", "retina")
+"""scikit-image's own colour images, in its wheel: always there, no licence strings attached."""
+
+
+class DataError(Exception):
+    """A file or data set that is missing, wrong, or cannot be fetched; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the registry: where it lies below the data root, and where it comes from."""
+
+    path: str
+    sha256: str
+    address: str
+    # Camera JPEGs are halved before use: at full size they hold mostly sensor blur.
+    halve: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named list of files, with what a reader must know before using it."""
+
+    name: str
+    title: str
+    licence: str
+    entries: tuple[Entry, ...]
+    # An archive holds these image names; they lie in a folder named as the archive.
+    members: tuple[str, ...] = ()
+
+
+@functools.cache
+def _registry_rows() -> tuple[dict[str, str], ...]:
+    text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text()
+    return tuple(csv.DictReader(text.splitlines()))
+
+
+def _from_registry(name: str, title: str) -> Dataset:
+    rows = [row for row in _registry_rows() if row["dataset"] == name]
+    entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
+    return Dataset(name, title, rows[0]["licence"], entries)
+
+
+def _div2k(name: str, archive: str, digest: str, numbers: range, suffix: str = "") -> Dataset:
+    entry = Entry(f"DIV2K/{archive}.zip", digest, f"https://data.vision.ee.ethz.ch/cvl/DIV2K/{archive}.zip")
+    members = tuple(f"{n:04d}{suffix}.png" for n in numbers)
+    return Dataset(name, f"DIV2K, archive {archive}", "academic research only", (entry,), members)
+
+
+@functools.cache
+def _datasets() -> dict[str, Dataset]:
+    valid, train = range(801, 901), range(1, 801)
+    found = (
+        Dataset("embedded", "scikit-image's colour images", "see skimage.data", ()),
+        _from_registry("set5", "Set5"),
+        _from_registry("set14", "Set14"),
+        _from_registry("bsd100", "BSD100"),
+        _from_registry("urban100", "Urban100"),
+        _from_registry("train", "BSDS500 train and test, and 19 CC0 photos"),
+        _from_registry("authors", "the authors' four published .tflite files"),
+        _div2k("div2k-train", "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", train),
+        _div2k("div2k-valid", "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", valid),
+        _div2k("div2k-train-lr", "DIV2K_train_LR_bicubic_X3", "ad5c8e55507e2765823d3c2c5bd0934842efcd487c5370604c224090898b3163a", train, "x3"),
+        _div2k("div2k-valid-lr", "DIV2K_valid_LR_bicubic_X3", "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3", valid, "x3"),
+    )
+    return {dataset.name: dataset for dataset in found}
+
+
+DATASETS = tuple(_datasets())
+"""The names that `images`, `fetch`, `verify` and `available` take."""
+
+
+def dataset(name: str) -> Dataset:
+    """Look a data set up by its name, one of `DATASETS`.
+
+    Raises
+    ------
+    DataError
+        If there is none of that name.
+    """
+    if name not in _datasets():
+        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    return _datasets()[name]
+
+
+def data_root() -> Path:
+    """The cache folder: `ABPN_DATA`, or ``abpn`` in the user's cache folder. It need not exist."""
+    return Path(os.environ.get("ABPN_DATA") or pooch.os_cache("abpn"))
+
+
+def available(name: str, root: Path | None = None) -> bool:
+    """Whether every file of a data set lies below `root` (hashes are checked when a file is read)."""
+    found, root = dataset(name), root or data_root()
+    if found.members:
+        return all((_member_folder(found, root) / member).is_file() for member in found.members)
+    return all((root / entry.path).is_file() for entry in found.entries)
+
+
+def fetch(name: str, root: Path | None = None, *, progress: bool = True) -> list[Path]:
+    """Download the missing files of a data set; present ones are verified, not fetched again.
+
+    Each file is written beside its place and moved there only when whole and of the right hash.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be downloaded, or its hash is wrong (both hashes are named).
+    """
+    found, root = dataset(name), root or data_root()
+    paths = []
+    for entry in tqdm(found.entries, desc=name, unit="file", disable=not progress or len(found.entries) < 2):
+        path = root / entry.path
+        if found.members and available(name, root):
+            continue
+        if path.is_file():
+            _check(path, entry)
+        else:
+            _download(entry, path, progress=progress and len(found.entries) < 2)
+        paths.append(path)
+        if found.members:
+            _unpack(path, _member_folder(found, root), found.members)
+    return paths
+
+
+def verify(name: str, root: Path | None = None) -> int:
+    """Check the hash of every file of a data set below `root`; return how many there are.
+
+    Raises
+    ------
+    DataError
+        At the first file that is missing or wrong.
+    """
+    found, root = dataset(name), root or data_root()
+    if found.members and not (root / found.entries[0].path).is_file() and available(name, root):
+        raise DataError(f"{name}: the images are there but {found.entries[0].path} is not, so no hash can be checked")
+    for entry in found.entries:
+        _read_checked(root, entry, name)
+    return len(found.entries)
+
+
+def images(name: str, root: Path | None = None, *, scale: int = 3) -> Iterator[tuple[str, Rgb]]:
+    """Yield (image name, HR image) of a data set in its published order.
+
+    HR images are (H, W, 3) uint8, cropped to a multiple of `scale`. Grayscale files are repeated to RGB.
+
+    Raises
+    ------
+    DataError
+        If the set is unknown or has no images, or a file is missing or wrong.
+    """
+    found, root = dataset(name), root or data_root()
+    if name == "authors":
+        raise DataError("'authors' holds models, not images")
+    if name == "embedded":
+        for key in EMBEDDED:
+            yield key, crop_to_multiple(_embedded(key), scale)
+    elif found.members:
+        folder = _member_folder(found, root)
+        for member in found.members:
+            if not (folder / member).is_file():
+                raise DataError(f"{folder / member} is missing: run `abpn data fetch {name}`")
+            yield Path(member).stem, crop_to_multiple(read_image(folder / member), scale)
+    else:
+        for entry in found.entries:
+            hr = _decode(_read_checked(root, entry, name), entry)
+            yield Path(entry.path).stem, crop_to_multiple(hr, scale)
+
+
+def official_model(name: str, root: Path | None = None) -> Path:
+    """The path of one of the authors' published models, by its file name without ``.tflite``.
+
+    Raises
+    ------
+    DataError
+        If it is unknown, missing or wrong.
+    """
+    for entry in dataset("authors").entries:
+        if Path(entry.path).stem == name:
+            _read_checked(root or data_root(), entry, "authors")
+            return (root or data_root()) / entry.path
+    known = ", ".join(Path(entry.path).stem for entry in dataset("authors").entries)
+    raise DataError(f"the authors published no model {name!r}; there are {known}")
+
+
+def read_image(path: Path) -> Rgb:
+    """Decode an image file to (H, W, 3) uint8.
+
+    Raises
+    ------
+    DataError
+        If the file is not a readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} is not an image that can be read ({error})") from error
+
+
+def _embedded(key: str) -> Rgb:
+    loaders = {
+        "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
+        "hubble": skimage.data.hubble_deep_field,
+        "ihc": skimage.data.immunohistochemistry,
+    }
+    return np.asarray(loaders.get(key, lambda: getattr(skimage.data, key)())())[..., :3]
+
+
+def _member_folder(found: Dataset, root: Path) -> Path:
+    return (root / found.entries[0].path).with_suffix("")
+
+
+def _check(path: Path, entry: Entry) -> None:
+    found = sha256(path)
+    if found != entry.sha256:
+        raise DataError(f"{path} has sha256 {found}, but {entry.sha256} is expected: delete it and fetch it again")
+
+
+def _read_checked(root: Path, entry: Entry, name: str) -> Path:
+    path = root / entry.path
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run `abpn data fetch {name}`, or point ABPN_DATA at a folder that has it")
+    _check(path, entry)
+    return path
+
+
+def _decode(path: Path, entry: Entry) -> Rgb:
+    hr = read_image(path)
+    return bicubic_down(crop_to_multiple(hr, 2), 2) if entry.halve else hr
+
+
+def _download(entry: Entry, path: Path, *, progress: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    downloader = pooch.HTTPDownloader(progressbar=progress, timeout=60)
+    try:
+        # pooch writes to a temporary file beside the target and renames it once the hash is right.
+        pooch.retrieve(entry.address, f"sha256:{entry.sha256}", path.name, path.parent, downloader=downloader)
+    except ValueError as error:
+        raise DataError(f"{entry.address}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{entry.address} could not be fetched ({error}): check the network, then run the command again") from error
+
+
+def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, zipfile.ZipFile(archive) as zipped:
+        by_name = {Path(item).name: item for item in zipped.namelist()}
+        missing = [member for member in members if member not in by_name]
+        if missing:
+            raise DataError(f"{archive} does not hold {missing[0]}")
+        target = Path(scratch) / folder.name
+        target.mkdir()
+        for member in tqdm(members, desc=folder.name, unit="file"):
+            with zipped.open(by_name[member]) as source, (target / member).open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        shutil.rmtree(folder, ignore_errors=True)
+        target.rename(folder)

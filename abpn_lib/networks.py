@@ -1,0 +1,213 @@
+"""The networks of the paper: ABPN, Table 2's other residual strategies, and FSRCNN.
+
+Every network maps LR RGB (N, H, W, 3) to HR RGB (N, sH, sW, 3), both float32, in whatever range
+it was trained on. A plain ReLU network is homogeneous, so one trained on [0, 1] becomes one for
+[0, 255] when its biases are scaled (`rescale`).
+
+Sources: section 3.3 and Figures 1 and 2 of the paper; the channel counts follow the authors'
+published code where the paper's wording does not give its own 42.54 K parameters. FSRCNN: C. Dong,
+C. C. Loy, X. Tang, "Accelerating the Super-Resolution Convolutional Neural Network", ECCV 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+__all__ = [
+    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "parameter_count", "rescale",
+    "start_as_identity",
+]
+
+TABLE2 = ("baseline", "nearest", "bilinear", "fsrl", "abpn")
+"""The five rows of Table 2, in the paper's order; `abpn` is its baseline + ABRL."""
+
+NETWORKS = (*TABLE2, "fsrcnn", "abpn-text")
+"""All names `build` takes. `abpn-text` is ABPN as the paper's sentences read: 43,035 parameters."""
+
+
+@keras.utils.register_keras_serializable("abpn")
+class Anchor(keras.layers.Layer):
+    """Repeat every LR pixel scale² times along the channels: (N, H, W, C) -> (N, H, W, s²C).
+
+    After `DepthToSpace` this is nearest-neighbour interpolation, bit for bit (section 3.2, S10).
+    Computed as a 1x1 convolution with a frozen kernel of zeros and ones: a concatenation of nine
+    inputs gives the same bits, but XNNPACK does not take it.
+    """
+
+    def __init__(self, scale: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def build(self, input_shape: tuple) -> None:
+        copies = np.tile(np.eye(input_shape[-1], dtype=np.float32), (1, self.scale**2))
+        self.frozen: Any = copies[None, None]  # (1, 1, C, s²C); no weight: the paper's count holds
+        super().build(input_shape)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(x, self.frozen, strides=1, padding="VALID")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.utils.register_keras_serializable("abpn")
+class DepthToSpace(keras.layers.Layer):
+    """Pixel shuffle: (N, H, W, s²C) -> (N, sH, sW, C), channel index = (row · s + column) · C + c."""
+
+    def __init__(self, scale: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depth_to_space(x, self.scale) if self.scale > 1 else x
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.utils.register_keras_serializable("abpn")
+class Resize(keras.layers.Layer):
+    """Enlarge (N, H, W, C) to (N, sH, sW, C) by `method`, "nearest" or "bilinear" (half-pixel centres)."""
+
+    def __init__(self, scale: int, method: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale, self.method = scale, method
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(x, tf.shape(x)[1:3] * self.scale, method=self.method)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        height, width = (n and n * self.scale for n in shape[1:3])
+        return (shape[0], height, width, shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "method": self.method}
+
+
+def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed: int = 0) -> keras.Model:
+    """Build one of `NETWORKS` with He-initialised weights (section 4.1).
+
+    Parameters
+    ----------
+    name
+        One of `NETWORKS`.
+    scale
+        Any integer of at least 1.
+    channels, pairs
+        Width and number of conv-ReLU pairs after the first convolution (28 and 5 in the paper);
+        FSRCNN has its own (56, 12, 4) and ignores them.
+    seed
+        Of the initial weights.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or a number is out of range.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+    if scale < 1 or channels < 3 or pairs < 0:
+        raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
+    lr = keras.Input((None, None, 3), name="lr")
+    convolution = _Convolutions(seed)
+    output = _fsrcnn(lr, scale, convolution) if name == "fsrcnn" else _plain(lr, name, scale, channels, pairs, convolution)
+    return keras.Model(lr, output, name=name.replace("-", "_"))
+
+
+class _Convolutions:
+    """Makes convolutions of one seed sequence, so that a network's start depends on its seed alone."""
+
+    def __init__(self, seed: int) -> None:
+        self.seeds = np.random.SeedSequence(seed)
+
+    def initializer(self) -> keras.initializers.Initializer:
+        return keras.initializers.HeNormal(seed=int(self.seeds.spawn(1)[0].generate_state(1)[0] % 2**31))
+
+    def __call__(self, x: tf.Tensor, filters: int, name: str, *, kernel: int = 3, activation: str | None = None) -> tf.Tensor:
+        return keras.layers.Conv2D(
+            filters, kernel, padding="same", activation=activation, kernel_initializer=self.initializer(), name=name
+        )(x)
+
+
+def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, convolution: _Convolutions) -> tf.Tensor:
+    """The plain chain of Figure 2 under one of Table 2's residual strategies."""
+    out_channels = 3 * scale**2
+    # The text has every pair at full width; the authors' code narrows in the last pair, which gives 42,539.
+    last = channels if name == "abpn-text" else out_channels
+    x = shallow = convolution(lr, channels, "sfe", activation="relu")  # (N, H, W, 28)
+    for i in range(1, pairs):
+        x = convolution(x, channels, f"dfe{i}", activation="relu")  # (N, H, W, 28)
+    if name == "fsrl":
+        # Figure 1a; before the narrowing pair, the last place where both sides have 28 channels.
+        x = keras.layers.Add(name="feature_add")([x, shallow])
+    if pairs:
+        x = convolution(x, last, f"dfe{pairs}", activation="relu")  # (N, H, W, 27)
+    x = convolution(x, out_channels, "transition")  # (N, H, W, 27)
+    if name in ("abpn", "abpn-text"):
+        x = keras.layers.Add(name="anchor_add")([x, Anchor(scale, name="anchor")(lr)])
+    x = DepthToSpace(scale, name="shuffle")(x)  # (N, 3H, 3W, 3)
+    if name in ("nearest", "bilinear"):
+        x = keras.layers.Add(name="image_add")([x, Resize(scale, name, name="resize")(lr)])
+    return x
+
+
+def _fsrcnn(lr: tf.Tensor, scale: int, convolution: _Convolutions) -> tf.Tensor:
+    """FSRCNN (d, s, m) = (56, 12, 4) on RGB with PReLU and a 9x9 deconvolution."""
+
+    def prelu(x: tf.Tensor, name: str) -> tf.Tensor:
+        slope = keras.initializers.Constant(0.25)
+        return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
+
+    x = prelu(convolution(lr, 56, "feature", kernel=5), "feature_prelu")  # (N, H, W, 56)
+    x = prelu(convolution(x, 12, "shrink", kernel=1), "shrink_prelu")  # (N, H, W, 12)
+    for i in range(1, 5):
+        x = prelu(convolution(x, 12, f"map{i}"), f"map{i}_prelu")  # (N, H, W, 12)
+    x = prelu(convolution(x, 56, "expand", kernel=1), "expand_prelu")  # (N, H, W, 56)
+    return keras.layers.Conv2DTranspose(
+        3, 9, strides=scale, padding="same", kernel_initializer=convolution.initializer(), name="deconv"
+    )(x)  # (N, 3H, 3W, 3)
+
+
+def parameter_count(model: keras.Model) -> int:
+    """Trainable parameters, as Table 2 counts them."""
+    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+
+def rescale(model: keras.Model, factor: float) -> None:
+    """Turn a network for values in [0, r] into one for [0, factor · r], in place, by scaling its biases."""
+    for layer in model.layers:
+        if getattr(layer, "use_bias", False):
+            layer.bias.assign(layer.bias * factor)
+
+
+def start_as_identity(model: keras.Model, noise: float) -> None:
+    """Restart a network, in place, near nearest-neighbour interpolation: its kernels become an identity plus noise.
+
+    Hidden kernels pass their first channels through, and `noise` scales the He-initialised rest. The
+    last kernel is noise alone where an image-space branch adds the image, and copies the three colour
+    channels to every sub-pixel where it does not. So no network spends its budget on learning the
+    identity, which takes a plain chain thousands of steps.
+    """
+    names = [layer.name for layer in model.layers]
+    adds_image = "anchor_add" in names or "image_add" in names
+    passes = 2.0 if "feature_add" in names else 1.0  # both sides of FSRL's addition carry the image
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2DTranspose):
+            kernel = layer.kernel.numpy() * noise  # (9, 9, 3, C_in)
+            scale = layer.strides[0]
+            first = (kernel.shape[0] - scale) // 2
+            kernel[first : first + scale, first : first + scale, :, :3] += np.eye(3, dtype=np.float32)
+        elif isinstance(layer, keras.layers.Conv2D):
+            kernel = layer.kernel.numpy() * noise  # (k, k, C_in, C_out)
+            middle, (c_in, c_out) = kernel.shape[0] // 2, kernel.shape[2:]
+            if layer.name != "transition":
+                kernel[middle, middle] += np.eye(c_in, c_out, dtype=np.float32)
+            elif not adds_image:
+                kernel[middle, middle, :3] += np.tile(np.eye(3, dtype=np.float32), (1, c_out // 3)) / passes
+        else:
+            continue
+        layer.kernel.assign(kernel)

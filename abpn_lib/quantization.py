@@ -1,0 +1,282 @@
+"""FP32 to full-integer INT8: calibration (PTQ), quantisation-aware training (QAT), and export.
+
+A quantised network is two things: a trained float network, and a range for each of its activations.
+PTQ measures the ranges, QAT trains both; `export_int8` turns either into a .tflite file. Values are
+in [0, 1] until the export, which moves them to [0, 255].
+
+The form that is exported saturates: the tensor that becomes the image has the fixed range [0, 255],
+so its uint8 scale is exactly 1 and its zero point 0, and INT8 saturation is the clip node of section
+3.3, at no cost. `clip=False` leaves that tensor the range its values have, as the paper's first
+submission did (section 4.5).
+
+References
+----------
+B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", CVPR 2018 (the scheme). Section 4.3 of the paper (QAT's learning rate).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from abpn_lib import networks, training
+from abpn_lib.files import write_atomically
+
+__all__ = [
+    "Export", "QuantizationError", "Ranges", "assert_full_integer", "calibrate", "export_float", "export_int8",
+    "fake_quantize", "train_qat",
+]
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Layer name -> the least and greatest value of its output, for values in [0, 1]."""
+
+_quantizers = tfmot.quantization.keras.quantizers
+
+
+class QuantizationError(Exception):
+    """A network that cannot be quantised, or an export that is not what it should be."""
+
+
+class _PresetAverage(_quantizers.MovingAverageQuantizer):
+    """tfmot's moving average, started at a measured range instead of +-6 (which 0.999 takes thousands of steps to leave)."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.low, self.high = low, high
+
+    def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+        def variable(suffix: str, value: float) -> tf.Variable:
+            return layer.add_weight(name + suffix, initializer=keras.initializers.Constant(value), trainable=False)
+
+        return {"min_var": variable("_min", self.low), "max_var": variable("_max", self.high)}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high}
+
+
+class _Config(tfmot.quantization.keras.QuantizeConfig):
+    """Which weights of a layer are quantised, and how its output is."""
+
+    def __init__(self, output: _quantizers.Quantizer | None, *, per_channel: bool) -> None:
+        self.output, self.per_channel = output, per_channel
+
+    def _weight_names(self, layer: keras.layers.Layer) -> list[str]:
+        return [name for name in ("kernel", "alpha") if hasattr(layer, name) and isinstance(getattr(layer, name), tf.Variable)]
+
+    def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list:
+        # TFLite's per-channel axis is the last one of a convolution; a deconvolution's and PReLU's stay per tensor.
+        per_axis = self.per_channel and type(layer) is keras.layers.Conv2D
+        self._layer_weights = self._weight_names(layer)
+        return [
+            (getattr(layer, name), _quantizers.LastValueQuantizer(8, per_axis=per_axis, symmetric=True, narrow_range=True))
+            for name in self._layer_weights
+        ]
+
+    def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: list) -> None:
+        for name, value in zip(self._layer_weights, quantize_weights, strict=True):
+            setattr(layer, name, value)
+        if isinstance(layer, networks.Anchor):
+            # The converter quantises a constant kernel only behind a fake-quant; 0 and 1 stay what they are.
+            layer.frozen = tf.quantization.fake_quant_with_min_max_args(layer.frozen, -1.0, 1.0, narrow_range=True)
+
+    def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list:
+        return []
+
+    def set_quantize_activations(self, layer: keras.layers.Layer, quantize_activations: list) -> None:
+        pass
+
+    def get_output_quantizers(self, layer: keras.layers.Layer) -> list:
+        return [self.output] if self.output else []
+
+    def get_config(self) -> dict[str, Any]:
+        return {"output": self.output, "per_channel": self.per_channel}
+
+
+def _image_layer(model: keras.Model) -> str:
+    """The layer whose output is the HR image, before or after the pixel shuffle."""
+    names = [layer.name for layer in model.layers]
+    return next(name for name in ("anchor_add", "image_add", "deconv", "transition") if name in names)
+
+
+def _ranged_layers(model: keras.Model) -> list[str]:
+    """Layers whose output needs a range of its own; the others pass their input's on."""
+    kinds = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.PReLU, keras.layers.Add)
+    return [layer.name for layer in model.layers if isinstance(layer, kinds)]
+
+
+def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dict[str, tuple[float, float]]:
+    """Measure every activation's least and greatest value over LR (H, W, 3) uint8 images.
+
+    Raises
+    ------
+    QuantizationError
+        If there are no images, or the network's output is not finite.
+    """
+    names = _ranged_layers(model)
+    probe = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for lr in lr_images:
+        outputs = probe(lr[None].astype(np.float32) / 255)
+        low = np.minimum(low, [float(tf.reduce_min(output)) for output in outputs])
+        high = np.maximum(high, [float(tf.reduce_max(output)) for output in outputs])
+    if not np.all(np.isfinite([low, high])):
+        raise QuantizationError(f"{model.name} cannot be calibrated: no images were given, or its activations are not finite")
+    # A range must hold zero, which padding needs exactly, and cannot be empty.
+    return {name: (min(float(a), 0.0), max(float(b), 1e-6)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def fake_quantize(model: keras.Model, ranges: Ranges, *, top: float = 1.0, per_channel: bool = True, clip: bool = True, learn: bool = False) -> keras.Model:
+    """Clone a network with fake quantisation everywhere, its activations at `ranges` times `top`.
+
+    The clone has its own copies of the weights, and takes values in [0, top]. With `learn` the ranges
+    follow the data as a moving average (QAT); without, they are fixed (export).
+
+    Raises
+    ------
+    QuantizationError
+        If a layer has no range.
+    """
+    missing = sorted(set(_ranged_layers(model)) - set(ranges))
+    if missing:
+        raise QuantizationError(f"{model.name} has no range for {', '.join(missing)}: calibrate this very network")
+    image = _image_layer(model)
+
+    def output_quantizer(name: str) -> _quantizers.Quantizer | None:
+        if isinstance(model.get_layer(name), networks.Anchor) or (clip and name == image):
+            return _quantizers.FixedQuantizer(8, 0.0, top, narrow_range=False)
+        if name not in ranges:
+            return None
+        low, high = (value * top for value in ranges[name])
+        return _PresetAverage(low, high) if learn else _quantizers.FixedQuantizer(8, low, high, narrow_range=False)
+
+    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        copy = layer.__class__.from_config(layer.get_config())
+        config = _Config(output_quantizer(layer.name), per_channel=per_channel)
+        return tfmot.quantization.keras.QuantizeWrapperV2(copy, config, name_prefix="quant_")
+
+    lr = keras.Input((None, None, 3), name="lr")
+    # Replayed layer by layer: clone_model never returns when it is given an input tensor of its own.
+    tensors = {id(model.input): _InputQuantizer(top, name="quantize_input")(lr)}
+    for layer in model.layers[1:]:
+        tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
+    wrapped = keras.Model(lr, tensors[id(model.output)], name=model.name)
+    for layer in model.layers:
+        if layer.weights:
+            wrapped.get_layer(f"quant_{layer.name}").layer.set_weights(layer.get_weights())
+    return wrapped
+
+
+@keras.utils.register_keras_serializable("abpn")
+class _InputQuantizer(keras.layers.Layer):
+    def __init__(self, top: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top = top
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.quantization.fake_quant_with_min_max_args(x, 0.0, self.top)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "top": self.top}
+
+
+def train_qat(
+    model: keras.Model, ranges: Ranges, recipe: training.Recipe, hr_images: Iterable[NDArray[np.uint8]], folder: Path, **options: Any
+) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
+    """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
+
+    Runs, logs, checkpoints and resumes as `training.train`, whose options it takes. Returns a float
+    network with the new weights and its new ranges; the network given is not changed.
+    """
+    learner = training.train(recipe, hr_images, folder, model=fake_quantize(model, ranges, learn=True), **options)
+    trained = keras.models.clone_model(model)
+    new_ranges = dict(ranges)
+    for layer in trained.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        wrapper = learner.get_layer(f"quant_{layer.name}")
+        if layer.weights:
+            # The wrapper leaves fake-quantised tensors in its layer's attributes; its own list has the variables.
+            by_name = {weight.name: weight for weight in wrapper.trainable_weights}
+            layer.set_weights([by_name[weight.name].numpy() for weight in layer.weights])
+        limits = {weight.name.split("/")[-1].split(":")[0]: float(weight) for weight in wrapper.non_trainable_weights if not weight.shape}
+        if "output_min" in limits:
+            new_ranges[layer.name] = (limits["output_min"], limits["output_max"])
+    return trained, new_ranges
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a .tflite file is written: its input size (None: any) and its integer interface."""
+
+    height: int | None = None
+    width: int | None = None
+    dtype: str = "uint8"
+
+
+def export_float(model: keras.Model, path: Path, form: Export = Export()) -> None:
+    """Write a [0, 1] network as a float32 .tflite for values in [0, 255]; the output is not clipped."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    networks.rescale(copy, 255.0)
+    write_atomically(path, _converter(copy, form).convert())
+
+
+def export_int8(
+    model: keras.Model, ranges: Ranges, path: Path, form: Export = Export(), *, per_channel: bool = True, clip: bool = True
+) -> None:
+    """Write a [0, 1] network and its ranges as a full-integer .tflite, checked before it is kept.
+
+    Raises
+    ------
+    QuantizationError
+        If a range is missing, or the file is not full-integer in the form described above.
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    networks.rescale(copy, 255.0)
+    integer = fake_quantize(copy, ranges, top=255.0, per_channel=per_channel, clip=clip)
+    # Weight ranges are those of the last batch seen in training: show it one, so that they are the weights' own.
+    integer(np.zeros((1, 16, 16, 3), np.float32), training=True)
+    converter = _converter(integer, form)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = getattr(tf, form.dtype)
+    content = converter.convert()
+    assert_full_integer(content, saturates=clip)
+    write_atomically(path, content)
+
+
+def _converter(model: keras.Model, form: Export) -> tf.lite.TFLiteConverter:
+    signature = tf.TensorSpec((1, form.height, form.width, 3), tf.float32, name="lr")
+    function = tf.function(lambda lr: model(lr, training=False), input_signature=[signature])
+    return tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
+
+
+def assert_full_integer(content: bytes, *, saturates: bool = True) -> None:
+    """Raise QuantizationError unless a .tflite computes in integers from input to output.
+
+    With `saturates`, its output must also have scale 1 and zero point 0 (uint8) or -128 (int8).
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    graph = model.subgraphs[0]
+    allowed = {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT32}
+    for operator in graph.operators:
+        for index in (*operator.inputs, *operator.outputs):
+            if index >= 0 and graph.tensors[index].type not in allowed:
+                name = graph.tensors[index].name.decode()
+                raise QuantizationError(f"tensor {name} is not an integer: the export is not full-integer")
+    tensor = graph.tensors[graph.outputs[0]]
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    expected = 0 if tensor.type == schema.TensorType.UINT8 else -128
+    if saturates and (scale, zero) != (1.0, expected):
+        raise QuantizationError(f"the output has scale {scale} and zero point {zero}, not 1 and {expected}: it does not saturate as a clip")

@@ -1,0 +1,329 @@
+"""FP32 training: L1 loss, Adam, named recipes, and checkpoints that a killed run goes on from.
+
+A run is a pure function of its recipe, its images and the number of threads: batch number k depends
+on (seed, k) alone, so a resumed run has the same bits as an unbroken one.
+
+Source: sections 3.4 and 4.1 of the paper for the `paper` recipe; the authors' published code, where
+it differs, for the `authors` recipe.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from abpn_lib import metrics, networks
+from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import write_atomically
+
+__all__ = [
+    "RECIPES", "Patches", "Recipe", "TrainingError", "batch_at", "build_start", "load_weights", "pixel_psnr",
+    "read_log", "recipe", "save_weights", "train",
+]
+
+
+class TrainingError(Exception):
+    """A run that cannot start or go on; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, except its images.
+
+    Values are in [0, 1] throughout; `networks.rescale` moves a trained network to [0, 255].
+    `average` is the decay of the exponential average of the weights that is kept instead of the last
+    ones (0: none).
+    """
+
+    network: str
+    steps: int
+    rate: float = 1e-3
+    schedule: Literal["cosine", "halving"] = "halving"
+    halve_at: tuple[int, ...] = ()
+    patch: int = 64
+    batch: int = 16
+    start: Literal["he", "glorot", "identity"] = "he"
+    noise: float = 0.1
+    average: float = 0.0
+    data: str = "div2k-train"
+    scale: int = 3
+    seed: int = 0
+
+
+RECIPES: Mapping[str, Recipe] = {
+    # Section 4.1: 1000 epochs, halved every 200. An epoch's length is not in the paper: 1000 batches, as in the code.
+    "paper": Recipe("abpn", 1_000_000, halve_at=(200_000, 400_000, 600_000, 800_000)),
+    # The published code: 600 epochs of 1000 batches, Glorot start.
+    "authors": Recipe("abpn", 600_000, halve_at=(120_000, 240_000, 360_000, 480_000), start="glorot"),
+    # About ten minutes on one core.
+    "first": Recipe(
+        "abpn", 12_000, schedule="cosine", patch=32, batch=8, start="identity", average=0.999, data="train",
+    ),
+}
+
+
+def recipe(name: str, **changes: Any) -> Recipe:
+    """A named recipe with some fields replaced (None means: keep).
+
+    Raises
+    ------
+    TrainingError
+        If there is no such recipe, or a value is out of range.
+    """
+    if name not in RECIPES:
+        raise TrainingError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    changed = replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
+    if changed.network not in networks.NETWORKS:
+        raise TrainingError(f"no network is called {changed.network!r}; there are {', '.join(networks.NETWORKS)}")
+    for field in ("steps", "patch", "batch", "scale"):
+        if getattr(changed, field) < 1:
+            raise TrainingError(f"{field} is {getattr(changed, field)}: at least 1 is needed")
+    if changed.seed < 0 or changed.rate <= 0:
+        raise TrainingError(f"seed {changed.seed}, rate {changed.rate}: at least 0, and above 0, are needed")
+    return changed
+
+
+class Patches:
+    """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut.
+
+    Raises
+    ------
+    TrainingError
+        If no image is as large as a patch.
+    """
+
+    def __init__(self, hr_images: Iterable[NDArray[np.uint8]], scale: int, patch: int) -> None:
+        large = (hr for hr in hr_images if min(hr.shape[:2]) >= patch * scale)
+        # LR is made from the whole image, as DIV2K's is, not from the patch.
+        self.pairs = [(bicubic_down(hr, scale), hr) for hr in large]
+        self.scale, self.patch = scale, patch
+        if not self.pairs:
+            raise TrainingError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
+        areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=np.float64)
+        self.chance = areas / areas.sum()
+
+
+def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Batch number `step`: LR (N, p, p, 3) and HR (N, sp, sp, 3) float32 in [0, 1], flipped and rotated.
+
+    Images are drawn in proportion to their area. The result depends on the arguments alone.
+    """
+    rng = np.random.default_rng([seed, step])
+    scale, side = patches.scale, patches.patch
+    lr_batch = np.empty((batch, side, side, 3), np.uint8)
+    hr_batch = np.empty((batch, side * scale, side * scale, 3), np.uint8)
+    for i, pick in enumerate(rng.choice(len(patches.pairs), batch, p=patches.chance)):
+        lr, hr = patches.pairs[pick]
+        y, x = (int(rng.integers(n - side + 1)) for n in lr.shape[:2])
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        lr_patch = lr[y : y + side, x : x + side]
+        hr_patch = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
+        for patch, target in ((lr_patch, lr_batch), (hr_patch, hr_batch)):
+            turned = np.rot90(patch, turns)
+            target[i] = turned[:, ::-1] if flip else turned
+    return lr_batch.astype(np.float32) / 255, hr_batch.astype(np.float32) / 255
+
+
+def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
+    """The batches from number `first` to the recipe's last, in order, made ahead of the training step."""
+    lr_shape = (recipe.batch, recipe.patch, recipe.patch, 3)
+    hr_shape = (recipe.batch, recipe.patch * recipe.scale, recipe.patch * recipe.scale, 3)
+
+    def make(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        lr, hr = tf.numpy_function(
+            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)), [step], (tf.float32, tf.float32)
+        )
+        return tf.ensure_shape(lr, lr_shape), tf.ensure_shape(hr, hr_shape)
+
+    steps = tf.data.Dataset.range(first, recipe.steps)
+    return steps.map(make, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def build_start(recipe: Recipe) -> keras.Model:
+    """The recipe's network with its initial weights."""
+    model = networks.build(recipe.network, recipe.scale, seed=recipe.seed)
+    if recipe.start == "identity":
+        networks.start_as_identity(model, recipe.noise)
+    elif recipe.start == "glorot":
+        for i, weight in enumerate(w for w in model.trainable_weights if len(w.shape) == 4):
+            weight.assign(keras.initializers.GlorotUniform(seed=recipe.seed * 1000 + i)(weight.shape))
+    return model
+
+
+def pixel_psnr(model: keras.Model, pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> float:
+    """Mean PSNR in dB (the authors' protocol) of a [0, 1] network over (LR, HR) uint8 pairs."""
+    scores = []
+    for lr, hr in pairs:
+        sr = model(lr[None].astype(np.float32) / 255).numpy()[0]
+        scores.append(metrics.psnr(hr, np.clip(np.rint(sr * 255), 0, 255).astype(np.uint8)))
+    return float(np.mean(scores))
+
+
+def train(
+    recipe: Recipe,
+    hr_images: Iterable[NDArray[np.uint8]],
+    folder: Path,
+    *,
+    model: keras.Model | None = None,
+    validation: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None = None,
+    save_every: int = 500,
+    progress: bool = True,
+) -> keras.Model:
+    """Train, or go on training, in `folder`; return the network.
+
+    `model` is what training starts from, if not `build_start(recipe)`; QAT passes its own.
+
+    The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv``
+    (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
+    was killed at any moment goes on from its last checkpoint and ends in the same bits.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds a run of another recipe, or an unreadable checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim_folder(folder, recipe)
+    # Without it some gradients are summed in whatever order the threads finish.
+    tf.config.experimental.enable_op_determinism()
+    model = model or build_start(recipe)
+    optimizer = _optimizer(recipe)
+    optimizer.build(model.trainable_variables)
+    state = [*model.weights, *optimizer.variables]
+    first, rows = _resume(folder, state)
+    step_function = _step_function(model, optimizer)
+    patches = Patches(hr_images, recipe.scale, recipe.patch)
+    losses: list[float] = []
+    started = time.perf_counter()
+    done_before = float(rows[-1]["seconds"]) if rows else 0.0
+    bar = tqdm(batches(patches, recipe, first), total=recipe.steps, initial=first, unit="step",
+               desc=recipe.network, disable=not progress, mininterval=1.0)
+    for step, (lr, hr) in enumerate(bar, start=first + 1):
+        losses.append(float(step_function(lr, hr)))
+        if step % save_every == 0 or step == recipe.steps:
+            seconds = done_before + time.perf_counter() - started
+            rows.append(_log_row(step, losses, optimizer, model, validation, seconds))
+            bar.set_postfix(loss=rows[-1]["loss"], psnr=rows[-1]["val_psnr"])
+            _save(folder, state, step, rows)
+            losses = []
+    if recipe.average:
+        optimizer.finalize_variable_values(model.trainable_variables)
+    save_weights(model, folder / "weights.npz")
+    return model
+
+
+def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(recipe.rate, recipe.steps)
+    else:
+        values = [recipe.rate / 2**i for i in range(len(recipe.halve_at) + 1)]
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
+    return keras.optimizers.Adam(
+        rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+        use_ema=recipe.average > 0, ema_momentum=recipe.average or 0.99, ema_overwrite_frequency=None, jit_compile=False,
+    )
+
+
+def _step_function(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Any:
+    @tf.function
+    def step(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.abs(model(lr, training=True) - hr))
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    return step
+
+
+def _log_row(
+    step: int,
+    losses: list[float],
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    validation: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None,
+    seconds: float,
+) -> dict[str, str]:
+    return {
+        "step": str(step),
+        "loss": f"{np.mean(losses):.6f}",
+        "rate": f"{float(optimizer.learning_rate):.3e}",
+        "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
+        "seconds": f"{seconds:.1f}",
+    }
+
+
+def _claim_folder(folder: Path, recipe: Recipe) -> None:
+    path, text = folder / "recipe.json", json.dumps(asdict(recipe), indent=1)
+    if path.exists() and path.read_text() != text:
+        raise TrainingError(f"{folder} holds a run of another recipe: name another folder, or delete it")
+    write_atomically(path, text.encode())
+
+
+def _resume(folder: Path, state: list[tf.Variable]) -> tuple[int, list[dict[str, str]]]:
+    path = folder / "checkpoint.npz"
+    if not path.exists():
+        return 0, []
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = [saved[f"v{i}"] for i in range(len(state))]
+            step, rows = int(saved["step"]), json.loads(str(saved["log"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}): delete it to start again") from error
+    for variable, array in zip(state, arrays, strict=True):
+        variable.assign(array)
+    return step, rows
+
+
+def _save(folder: Path, state: list[tf.Variable], step: int, rows: list[dict[str, str]]) -> None:
+    arrays = {f"v{i}": variable.numpy() for i, variable in enumerate(state)}
+    # The log travels inside the checkpoint, so that the two can never disagree after a kill.
+    _write_npz(folder / "checkpoint.npz", {**arrays, "step": np.array(step), "log": np.array(json.dumps(rows))})
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    write_atomically(folder / "log.csv", "".join(",".join(line) + "\n" for line in lines).encode())
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a network's weights, by name, to an .npz file (no pickles), whole or not at all."""
+    _write_npz(path, {weight.name: weight.numpy() for weight in model.weights})
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Read weights written by `save_weights` into a network of the same shape, in place.
+
+    Raises
+    ------
+    TrainingError
+        If the file is not one of this network's.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            for weight in model.weights:
+                weight.assign(saved[weight.name])
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{path} does not hold the weights of {model.name} ({error})") from error
+
+
+def _write_npz(path: Path, arrays: dict[str, NDArray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_log(folder: Path) -> Iterator[dict[str, float]]:
+    """The rows of a run's ``log.csv``, as numbers (NaN where empty)."""
+    with (folder / "log.csv").open() as file:
+        for row in csv.DictReader(file):
+            yield {key: float(value) if value else float("nan") for key, value in row.items()}
