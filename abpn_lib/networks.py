@@ -44,7 +44,8 @@ class Anchor(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         copies = np.tile(np.eye(input_shape[-1], dtype=np.float32), (1, self.scale**2))
-        self.frozen: Any = copies[None, None]  # (1, 1, C, s²C); no weight: the paper's count holds
+        self.constant = copies[None, None]  # (1, 1, C, s²C); no weight, so that the paper's count holds
+        self.frozen: Any = self.constant  # what is applied; quantisation puts a fake-quantised copy here
         super().build(input_shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

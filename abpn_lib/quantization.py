@@ -87,7 +87,7 @@ class _Config(tfmot.quantization.keras.QuantizeConfig):
             setattr(layer, name, value)
         if isinstance(layer, networks.Anchor):
             # The converter quantises a constant kernel only behind a fake-quant; 0 and 1 stay what they are.
-            layer.frozen = tf.quantization.fake_quant_with_min_max_args(layer.frozen, -1.0, 1.0, narrow_range=True)
+            layer.frozen = tf.quantization.fake_quant_with_min_max_args(layer.constant, -1.0, 1.0, narrow_range=True)
 
     def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list:
         return []
@@ -161,6 +161,8 @@ def fake_quantize(model: keras.Model, ranges: Ranges, *, top: float = 1.0, per_c
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy = layer.__class__.from_config(layer.get_config())
+        copy.build(layer.input_shape)
+        copy.set_weights(layer.get_weights())
         config = _Config(output_quantizer(layer.name), per_channel=per_channel)
         return tfmot.quantization.keras.QuantizeWrapperV2(copy, config, name_prefix="quant_")
 
@@ -170,9 +172,6 @@ def fake_quantize(model: keras.Model, ranges: Ranges, *, top: float = 1.0, per_c
     for layer in model.layers[1:]:
         tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
     wrapped = keras.Model(lr, tensors[id(model.output)], name=model.name)
-    for layer in model.layers:
-        if layer.weights:
-            wrapped.get_layer(f"quant_{layer.name}").layer.set_weights(layer.get_weights())
     return wrapped
 
 
@@ -204,14 +203,17 @@ def train_qat(
         if isinstance(layer, keras.layers.InputLayer):
             continue
         wrapper = learner.get_layer(f"quant_{layer.name}")
-        if layer.weights:
-            # The wrapper leaves fake-quantised tensors in its layer's attributes; its own list has the variables.
-            by_name = {weight.name: weight for weight in wrapper.trainable_weights}
-            layer.set_weights([by_name[weight.name].numpy() for weight in layer.weights])
-        limits = {weight.name.split("/")[-1].split(":")[0]: float(weight) for weight in wrapper.non_trainable_weights if not weight.shape}
+        # The wrapper leaves fake-quantised tensors in its layer's attributes; its own list has the variables.
+        new_weights = {_last_name(weight): weight.numpy() for weight in wrapper.trainable_weights}
+        layer.set_weights([new_weights[_last_name(weight)] for weight in layer.weights])
+        limits = {_last_name(weight): weight.numpy() for weight in wrapper.non_trainable_weights}
         if "output_min" in limits:
-            new_ranges[layer.name] = (limits["output_min"], limits["output_max"])
+            new_ranges[layer.name] = (float(limits["output_min"]), float(limits["output_max"]))
     return trained, new_ranges
+
+
+def _last_name(variable: tf.Variable) -> str:
+    return variable.name.split("/")[-1].split(":")[0]
 
 
 @dataclass(frozen=True)

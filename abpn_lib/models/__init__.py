@@ -1,0 +1,77 @@
+"""The models shipped with the library: float32 and INT8 .tflite files, each with its provenance.
+
+Beside every ``NAME.tflite`` stands ``NAME.json``: recipe, data, seed, steps, device, versions and
+commit that made it. ``NETWORK.npz`` holds the trained float weights, for tuning further.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abpn_lib.files import sha256
+
+__all__ = ["DEFAULT", "Model", "ModelError", "catalogue", "find", "weights"]
+
+DEFAULT = "abpn-int8-qat"
+"""The model that `abpn upscale` takes when none is named."""
+
+_FOLDER = Path(__file__).parent
+
+
+class ModelError(Exception):
+    """A model that is not there or cannot be used; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A shipped model: `kind` is "fp32", "int8-ptq" or "int8-qat"."""
+
+    name: str
+    path: Path
+    kind: str
+    sha256: str
+    provenance: dict[str, Any]
+
+
+def catalogue() -> list[Model]:
+    """All shipped models, by name."""
+    return [_read(path) for path in sorted(_FOLDER.glob("*.tflite"))]
+
+
+def find(name_or_path: str) -> Path:
+    """The path of a shipped model by its name, or of any .tflite file.
+
+    Raises
+    ------
+    ModelError
+        If it is neither.
+    """
+    shipped = _FOLDER / f"{name_or_path}.tflite"
+    if shipped.is_file():
+        return shipped
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    names = ", ".join(model.name for model in catalogue())
+    raise ModelError(f"{name_or_path!r} is neither a file nor a shipped model; there are {names}")
+
+
+def weights(network: str) -> Path:
+    """The path of a network's shipped float weights (.npz).
+
+    Raises
+    ------
+    ModelError
+        If none are shipped.
+    """
+    path = _FOLDER / f"{network}.npz"
+    if not path.is_file():
+        raise ModelError(f"no weights are shipped for {network!r}")
+    return path
+
+
+def _read(path: Path) -> Model:
+    provenance = json.loads(path.with_suffix(".json").read_text())
+    return Model(path.stem, path, provenance["kind"], sha256(path), provenance)
