@@ -1,0 +1,80 @@
+"""The paper's two diagrams, drawn anew: Figure 1 (where a residual is added) and Figure 2 (the network).
+
+Each function draws into a matplotlib figure, in the colours of the style in force, so that
+`abpn_lib.figures.themed` can draw it once for light and once for dark pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["architecture", "residual_strategies"]
+
+_STRATEGIES = (
+    # title, boxes of the chain, (index of the box that is added to, where the branch starts, its box)
+    ("(a) FSRL: features are added", ("LR", "conv", "convs", "+", "conv", "shuffle", "HR"), (3, 1, "")),
+    ("(b) nearest: the resized image is added", ("LR", "conv", "convs", "conv", "shuffle", "+", "HR"), (5, 0, "nearest x3")),
+    ("(c) bilinear: the resized image is added", ("LR", "conv", "convs", "conv", "shuffle", "+", "HR"), (5, 0, "bilinear x3")),
+    ("(d) ABRL: the anchors are added before the shuffle", ("LR", "conv", "convs", "conv", "+", "shuffle", "HR"), (4, 0, "copy 9 times")),
+)
+
+
+def residual_strategies(figure: Figure) -> None:
+    """Figure 1: the four residual strategies of Table 2, one below the other."""
+    for axes, (title, boxes, (sink, source, label)) in zip(figure.subplots(4, 1), _STRATEGIES, strict=True):
+        _blank(axes, len(boxes), title)
+        _chain(axes, boxes)
+        _branch(axes, source, sink, label)
+
+
+def architecture(figure: Figure, convolutions: Sequence[tuple[str, int, int]]) -> None:
+    """Figure 2: the whole network, from the convolutions of a built one.
+
+    Parameters
+    ----------
+    figure
+        What to draw into.
+    convolutions
+        (name, channels in, channels out) of every 3x3 convolution of the chain, in order; each but the
+        last is followed by a ReLU.
+    """
+    last = len(convolutions) - 1
+    steps = [f"{name}\n3×3\n{before}→{after}" + ("\nReLU" if i < last else "") for i, (name, before, after) in enumerate(convolutions)]
+    boxes = ["LR", *steps, "+", "shuffle", "clip", "HR"]
+    axes = figure.subplots()
+    _blank(axes, len(boxes), "")
+    _chain(axes, boxes)
+    _branch(axes, 0, len(steps) + 1, f"anchor: every pixel {convolutions[-1][2] // 3} times")
+
+
+def _blank(axes: Axes, width: int, title: str) -> None:
+    axes.set(xlim=(-0.6, width - 0.4), ylim=(-0.5, 1.25))
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.axis("off")
+
+
+def _chain(axes: Axes, labels: Sequence[str]) -> None:
+    line, fill = rcParams["axes.edgecolor"], rcParams["axes.facecolor"]
+    for x, label in enumerate(labels):
+        style = "circle,pad=0.25" if label == "+" else "round,pad=0.35"
+        axes.text(
+            x, 0, label, ha="center", va="center", fontsize=7.5, zorder=3, color=rcParams["text.color"],
+            bbox={"boxstyle": style, "edgecolor": line, "facecolor": fill},
+        )
+        if x:
+            axes.annotate("", (x - 0.40, 0), (x - 0.68, 0), arrowprops={"arrowstyle": "->", "color": line}, zorder=2)
+
+
+def _branch(axes: Axes, source: int, sink: int, label: str, top: float = 0.95) -> None:
+    line = rcParams["axes.edgecolor"]
+    axes.plot([source, source, sink], [0.25, top, top], color=line, linewidth=1, zorder=1)
+    axes.annotate("", (sink, 0.2), (sink, top), arrowprops={"arrowstyle": "->", "color": line}, zorder=1)
+    if label:
+        axes.text(
+            (source + sink) / 2, top, label, ha="center", va="center", fontsize=7.5, color=rcParams["text.color"],
+            bbox={"boxstyle": "round,pad=0.35", "edgecolor": line, "facecolor": rcParams["axes.facecolor"]},
+        )

@@ -1,0 +1,143 @@
+"""Every notebook as it is stored: its skeleton, its parameters, its first cell, and no outputs."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SKELETON = ["What the paper says", "What we run", "Result beside the paper's", "Verdict", "What to try next"]
+# The calls that put a picture on a page; each needs a text that says what the picture shows.
+PICTURES = {"themed", "image_grid"}
+# Cells of more lines than this belong in the library.
+LONGEST_FUNCTION = 8
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse("\n\n".join(cell.source for cell in code_cells(path)))
+
+
+def headings(path: Path) -> list[str]:
+    lines = [line for cell in read(path).cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    return [line for line in lines if line.startswith(("# ", "## "))]
+
+
+def calls(path: Path, names: set[str]) -> list[ast.Call]:
+    found = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    return [call for call in found if getattr(call.func, "attr", getattr(call.func, "id", "")) in names]
+
+
+def test_there_is_one_notebook_per_table_and_figure() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 9)]
+
+
+@each_notebook
+def test_it_is_a_valid_notebook_for_python(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+@each_notebook
+def test_it_is_stored_without_outputs(path: Path) -> None:
+    notebook = read(path)
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        assert not {"papermill", "execution", "ExecuteTime"} & set(cell.metadata)
+        assert "injected-parameters" not in tags(cell)
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+@each_notebook
+def test_it_has_the_skeleton(path: Path) -> None:
+    found = headings(path)
+    assert found[0].startswith("# ")
+    assert sum(line.startswith("# ") for line in found) == 1
+    assert [line[3:].replace("\u2019", "'") for line in found[1:]] == SKELETON
+
+
+@each_notebook
+def test_its_first_code_cell_is_the_one_that_colab_replaces(path: Path) -> None:
+    cells = code_cells(path)
+    assert {"colab-install", "remove-cell"} <= set(tags(cells[0]))
+    assert "import abpn_lib" in cells[0].source
+    assert not any("colab-install" in tags(cell) for cell in cells[1:])
+
+
+@each_notebook
+def test_its_parameters_are_literals(path: Path) -> None:
+    cells = code_cells(path)
+    assert [i for i, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
+    statements = ast.parse(cells[1].source).body
+    assert statements
+    for statement in statements:
+        assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        ast.literal_eval(statement.value)
+
+
+@each_notebook
+def test_each_parameter_is_used(path: Path) -> None:
+    cells = code_cells(path)
+    names = {node.id for node in ast.walk(ast.parse(cells[1].source)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    later = ast.parse("\n\n".join(cell.source for cell in cells[2:]))
+    used = {node.id for node in ast.walk(later) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert names <= used
+
+
+@each_notebook
+def test_every_picture_says_what_it_shows(path: Path) -> None:
+    for call in calls(path, PICTURES):
+        words = {keyword.arg: keyword.value for keyword in call.keywords}
+        assert "alt" in words, f"line {call.lineno}: a picture without alt"
+        alt = words["alt"]
+        assert not isinstance(alt, ast.Constant) or (isinstance(alt.value, str) and len(alt.value) >= 20)
+
+
+@each_notebook
+def test_every_picture_goes_through_the_library(path: Path) -> None:
+    imported = {alias.name.split(".")[0] for node in ast.walk(parsed(path)) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").split(".")[0] for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)}
+    # A figure shown past `figures.themed` has no alt text and no dark version.
+    assert not imported & {"matplotlib", "seaborn", "pylab"}
+    assert not calls(path, {"imshow", "show", "savefig"})
+
+
+@each_notebook
+def test_it_gives_a_verdict_and_keeps_what_it_measured(path: Path) -> None:
+    assert calls(path, {"verdict"})
+    assert calls(path, {"keep"})
+
+
+@each_notebook
+def test_its_functions_are_short(path: Path) -> None:
+    for node in ast.walk(parsed(path)):
+        assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs in abpn_lib"
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{node.name} belongs in abpn_lib"
+
+
+def test_no_function_is_defined_twice() -> None:
+    defined = Counter(node.name for path in NOTEBOOKS for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef))
+    assert [name for name, count in defined.items() if count > 1] == []
