@@ -58,23 +58,19 @@ def _blank(axes: Axes, width: int, title: str) -> None:
 
 
 def _chain(axes: Axes, labels: Sequence[str]) -> None:
-    line, fill = rcParams["axes.edgecolor"], rcParams["axes.facecolor"]
+    line = rcParams["axes.edgecolor"]
     for x, label in enumerate(labels):
         style = "circle,pad=0.25" if label == "+" else "round,pad=0.35"
         axes.text(
-            x, 0, label, ha="center", va="center", fontsize=7.5, zorder=3, color=rcParams["text.color"],
-            bbox={"boxstyle": style, "edgecolor": line, "facecolor": fill},
+            x, 0, label, ha="center", va="center", fontsize=7, zorder=3, color=rcParams["text.color"],
+            bbox={"boxstyle": style, "edgecolor": line, "facecolor": "none"},
         )
         if x:
             axes.annotate("", (x - 0.40, 0), (x - 0.68, 0), arrowprops={"arrowstyle": "->", "color": line}, zorder=2)
 
 
-def _branch(axes: Axes, source: int, sink: int, label: str, top: float = 0.95) -> None:
+def _branch(axes: Axes, source: int, sink: int, label: str, top: float = 0.85) -> None:
     line = rcParams["axes.edgecolor"]
     axes.plot([source, source, sink], [0.25, top, top], color=line, linewidth=1, zorder=1)
     axes.annotate("", (sink, 0.2), (sink, top), arrowprops={"arrowstyle": "->", "color": line}, zorder=1)
-    if label:
-        axes.text(
-            (source + sink) / 2, top, label, ha="center", va="center", fontsize=7.5, color=rcParams["text.color"],
-            bbox={"boxstyle": "round,pad=0.35", "edgecolor": line, "facecolor": rcParams["axes.facecolor"]},
-        )
+    axes.text((source + sink) / 2, top + 0.06, label, ha="center", va="bottom", fontsize=8, color=rcParams["text.color"])

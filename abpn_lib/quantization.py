@@ -70,21 +70,18 @@ class _Config(tfmot.quantization.keras.QuantizeConfig):
     def __init__(self, output: _quantizers.Quantizer | None, *, per_channel: bool) -> None:
         self.output, self.per_channel = output, per_channel
 
-    def _weight_names(self, layer: keras.layers.Layer) -> list[str]:
-        return [name for name in ("kernel", "alpha") if hasattr(layer, name) and isinstance(getattr(layer, name), tf.Variable)]
-
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list:
-        # TFLite's per-channel axis is the last one of a convolution; a deconvolution's and PReLU's stay per tensor.
-        per_axis = self.per_channel and type(layer) is keras.layers.Conv2D
-        self._layer_weights = self._weight_names(layer)
-        return [
-            (getattr(layer, name), _quantizers.LastValueQuantizer(8, per_axis=per_axis, symmetric=True, narrow_range=True))
-            for name in self._layer_weights
-        ]
+        # Not PReLU's slopes: behind a fake-quant the converter leaves PRELU in float; bare, it quantises them itself.
+        if not isinstance(layer, keras.layers.Conv2D):
+            return []
+        # TFLite's per-channel axis is the last one of a convolution's kernel, but not of a deconvolution's.
+        per_axis = self.per_channel and not isinstance(layer, keras.layers.Conv2DTranspose)
+        quantizer = _quantizers.LastValueQuantizer(8, per_axis=per_axis, symmetric=True, narrow_range=True)
+        return [(layer.kernel, quantizer)]
 
     def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: list) -> None:
-        for name, value in zip(self._layer_weights, quantize_weights, strict=True):
-            setattr(layer, name, value)
+        for kernel in quantize_weights:
+            layer.kernel = kernel
         if isinstance(layer, networks.Anchor):
             # The converter quantises a constant kernel only behind a fake-quant; 0 and 1 stay what they are.
             layer.frozen = tf.quantization.fake_quant_with_min_max_args(layer.constant, -1.0, 1.0, narrow_range=True)

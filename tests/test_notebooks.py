@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SKELETON = ["What the paper says", "What we run", "Result beside the paper's", "Verdict", "What to try next"]
 # The calls that put a picture on a page; each needs a text that says what the picture shows.
-PICTURES = {"themed", "image_grid"}
+PICTURES = {"themed", "bars", "image_grid"}
 # Cells of more lines than this belong in the library.
 LONGEST_FUNCTION = 8
 
