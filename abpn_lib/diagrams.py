@@ -14,12 +14,17 @@ from matplotlib.figure import Figure
 
 __all__ = ["architecture", "residual_strategies"]
 
+_IMAGE_SPACE = ("LR", "conv", "convs", "conv", "shuffle", "+", "HR")
 _STRATEGIES = (
-    # title, boxes of the chain, (index of the box that is added to, where the branch starts, its box)
+    # title, boxes of the chain, (index of the box that is added to, where the branch starts, what it does)
     ("(a) FSRL: features are added", ("LR", "conv", "convs", "+", "conv", "shuffle", "HR"), (3, 1, "")),
-    ("(b) nearest: the resized image is added", ("LR", "conv", "convs", "conv", "shuffle", "+", "HR"), (5, 0, "nearest x3")),
-    ("(c) bilinear: the resized image is added", ("LR", "conv", "convs", "conv", "shuffle", "+", "HR"), (5, 0, "bilinear x3")),
-    ("(d) ABRL: the anchors are added before the shuffle", ("LR", "conv", "convs", "conv", "+", "shuffle", "HR"), (4, 0, "copy 9 times")),
+    ("(b) nearest: the resized image is added", _IMAGE_SPACE, (5, 0, "nearest x3")),
+    ("(c) bilinear: the resized image is added", _IMAGE_SPACE, (5, 0, "bilinear x3")),
+    (
+        "(d) ABRL: the anchors are added before the shuffle",
+        ("LR", "conv", "convs", "conv", "+", "shuffle", "HR"),
+        (4, 0, "every pixel 9 times"),
+    ),
 )
 
 
@@ -43,7 +48,10 @@ def architecture(figure: Figure, convolutions: Sequence[tuple[str, int, int]]) -
         last is followed by a ReLU.
     """
     last = len(convolutions) - 1
-    steps = [f"{name}\n3×3\n{before}→{after}" + ("\nReLU" if i < last else "") for i, (name, before, after) in enumerate(convolutions)]
+    steps = [
+        f"{name}\n3×3\n{before}→{after}" + ("\nReLU" if i < last else "")
+        for i, (name, before, after) in enumerate(convolutions)
+    ]
     boxes = ["LR", *steps, "+", "shuffle", "clip", "HR"]
     axes = figure.subplots()
     _blank(axes, len(boxes), "")
@@ -73,4 +81,5 @@ def _branch(axes: Axes, source: int, sink: int, label: str, top: float = 0.85) -
     line = rcParams["axes.edgecolor"]
     axes.plot([source, source, sink], [0.25, top, top], color=line, linewidth=1, zorder=1)
     axes.annotate("", (sink, 0.2), (sink, top), arrowprops={"arrowstyle": "->", "color": line}, zorder=1)
-    axes.text((source + sink) / 2, top + 0.06, label, ha="center", va="bottom", fontsize=8, color=rcParams["text.color"])
+    middle = (source + sink) / 2
+    axes.text(middle, top + 0.06, label, ha="center", va="bottom", fontsize=8, color=rcParams["text.color"])

@@ -62,12 +62,13 @@ def test_it_is_a_valid_notebook_for_python(path: Path) -> None:
 @each_notebook
 def test_it_is_stored_without_outputs(path: Path) -> None:
     notebook = read(path)
-    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+    assert not {"papermill", "widgets"} & set(notebook.metadata)
     for cell in notebook.cells:
         assert not {"papermill", "execution", "ExecuteTime"} & set(cell.metadata)
         assert "injected-parameters" not in tags(cell)
         if cell.cell_type == "code":
-            assert cell.outputs == [] and cell.execution_count is None
+            assert cell.outputs == []
+            assert cell.execution_count is None
 
 
 @each_notebook
@@ -93,14 +94,15 @@ def test_its_parameters_are_literals(path: Path) -> None:
     statements = ast.parse(cells[1].source).body
     assert statements
     for statement in statements:
-        assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        assert isinstance(statement, ast.Assign)
         ast.literal_eval(statement.value)
 
 
 @each_notebook
 def test_each_parameter_is_used(path: Path) -> None:
     cells = code_cells(path)
-    names = {node.id for node in ast.walk(ast.parse(cells[1].source)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assigned = [node for node in ast.walk(ast.parse(cells[1].source)) if isinstance(node, ast.Name)]
+    names = {node.id for node in assigned if isinstance(node.ctx, ast.Store)}
     later = ast.parse("\n\n".join(cell.source for cell in cells[2:]))
     used = {node.id for node in ast.walk(later) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     assert names <= used
@@ -117,8 +119,9 @@ def test_every_picture_says_what_it_shows(path: Path) -> None:
 
 @each_notebook
 def test_every_picture_goes_through_the_library(path: Path) -> None:
-    imported = {alias.name.split(".")[0] for node in ast.walk(parsed(path)) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {(node.module or "").split(".")[0] for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)}
+    nodes = list(ast.walk(parsed(path)))
+    imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     # A figure shown past `figures.themed` has no alt text and no dark version.
     assert not imported & {"matplotlib", "seaborn", "pylab"}
     assert not calls(path, {"imshow", "show", "savefig"})
@@ -139,5 +142,6 @@ def test_its_functions_are_short(path: Path) -> None:
 
 
 def test_no_function_is_defined_twice() -> None:
-    defined = Counter(node.name for path in NOTEBOOKS for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef))
+    nodes = [node for path in NOTEBOOKS for node in ast.walk(parsed(path))]
+    defined = Counter(node.name for node in nodes if isinstance(node, ast.FunctionDef))
     assert [name for name, count in defined.items() if count > 1] == []
