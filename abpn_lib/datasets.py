@@ -2,13 +2,15 @@
 
 One registry (``registry.csv`` beside this module) names every file with its sha256 and its public
 home at a pinned commit. Files live in one cache folder: the one `ABPN_DATA` names, else the user's
-cache. Nothing is downloaded unless `fetch` is called, and no file is read whose hash is wrong.
+cache. Nothing is downloaded unless `fetch` is called, and no registered file is read whose hash is
+wrong. (DIV2K's archives are registered, not the images in them: those come from a checked archive.)
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import importlib.resources
 import os
 import shutil
@@ -22,14 +24,14 @@ import numpy as np
 import pooch
 import skimage.data
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import sha256
 
 __all__ = [
-    "DATASETS", "EMBEDDED", "DataError", "Dataset", "available", "data_root", "fetch", "images",
+    "DATASETS", "EMBEDDED", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch", "images",
     "official_model", "read_image", "verify",
 ]
 
@@ -66,58 +68,74 @@ class Dataset:
     members: tuple[str, ...] = ()
 
 
+# The sets that registry.csv lists file by file, and their titles.
+_LISTED = {
+    "set5": "Set5",
+    "set14": "Set14",
+    "bsd100": "BSD100",
+    "urban100": "Urban100",
+    "train": "BSDS500 train and test, and 19 CC0 photos",
+    "authors": "the authors' four published .tflite files",
+}
+
+# DIV2K's official archives: name, sha256, image numbers, and what follows the number in a file's name.
+_DIV2K = {
+    "div2k-train": (
+        "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", range(1, 801), "",
+    ),
+    "div2k-valid": (
+        "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", range(801, 901), "",
+    ),
+    "div2k-train-lr": (
+        "DIV2K_train_LR_bicubic_X3", "ad5c8e55507e2765823d3c2c5bd0934842efcd487c5370604c224090898b3163a",
+        range(1, 801), "x3",
+    ),
+    "div2k-valid-lr": (
+        "DIV2K_valid_LR_bicubic_X3", "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3",
+        range(801, 901), "x3",
+    ),
+}
+
+DATASETS = ("embedded", *_LISTED, *_DIV2K)
+"""The names that `images`, `fetch`, `verify` and `available` take."""
+
+
 @functools.cache
 def _registry_rows() -> tuple[dict[str, str], ...]:
-    text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text()
+    text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
-def _from_registry(name: str, title: str) -> Dataset:
+def _from_registry(name: str) -> Dataset:
     rows = [row for row in _registry_rows() if row["dataset"] == name]
     entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
-    return Dataset(name, title, rows[0]["licence"], entries)
+    return Dataset(name, _LISTED[name], rows[0]["licence"], entries)
 
 
-def _div2k(name: str, archive: str, digest: str, numbers: range, suffix: str = "") -> Dataset:
+def _div2k(name: str) -> Dataset:
+    archive, digest, numbers, suffix = _DIV2K[name]
     entry = Entry(f"DIV2K/{archive}.zip", digest, f"https://data.vision.ee.ethz.ch/cvl/DIV2K/{archive}.zip")
     members = tuple(f"{n:04d}{suffix}.png" for n in numbers)
     return Dataset(name, f"DIV2K, archive {archive}", "academic research only", (entry,), members)
 
 
-@functools.cache
-def _datasets() -> dict[str, Dataset]:
-    valid, train = range(801, 901), range(1, 801)
-    found = (
-        Dataset("embedded", "scikit-image's colour images", "see skimage.data", ()),
-        _from_registry("set5", "Set5"),
-        _from_registry("set14", "Set14"),
-        _from_registry("bsd100", "BSD100"),
-        _from_registry("urban100", "Urban100"),
-        _from_registry("train", "BSDS500 train and test, and 19 CC0 photos"),
-        _from_registry("authors", "the authors' four published .tflite files"),
-        _div2k("div2k-train", "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", train),
-        _div2k("div2k-valid", "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", valid),
-        _div2k("div2k-train-lr", "DIV2K_train_LR_bicubic_X3", "ad5c8e55507e2765823d3c2c5bd0934842efcd487c5370604c224090898b3163a", train, "x3"),
-        _div2k("div2k-valid-lr", "DIV2K_valid_LR_bicubic_X3", "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3", valid, "x3"),
-    )
-    return {dataset.name: dataset for dataset in found}
-
-
-DATASETS = tuple(_datasets())
-"""The names that `images`, `fetch`, `verify` and `available` take."""
-
-
-def dataset(name: str) -> Dataset:
-    """Look a data set up by its name, one of `DATASETS`.
+def dataset(name: str | Dataset) -> Dataset:
+    """Look a data set up by its name, one of `DATASETS`; a `Dataset` of your own is returned as it is.
 
     Raises
     ------
     DataError
         If there is none of that name.
     """
-    if name not in _datasets():
-        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
-    return _datasets()[name]
+    if isinstance(name, Dataset):
+        return name
+    if name == "embedded":
+        return Dataset("embedded", "scikit-image's colour images", "see skimage.data", ())
+    if name in _LISTED:
+        return _from_registry(name)
+    if name in _DIV2K:
+        return _div2k(name)
+    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
 
 
 def data_root() -> Path:
@@ -125,7 +143,7 @@ def data_root() -> Path:
     return Path(os.environ.get("ABPN_DATA") or pooch.os_cache("abpn"))
 
 
-def available(name: str, root: Path | None = None) -> bool:
+def available(name: str | Dataset, root: Path | None = None) -> bool:
     """Whether every file of a data set lies below `root` (hashes are checked when a file is read)."""
     found, root = dataset(name), root or data_root()
     if found.members:
@@ -133,33 +151,39 @@ def available(name: str, root: Path | None = None) -> bool:
     return all((root / entry.path).is_file() for entry in found.entries)
 
 
-def fetch(name: str, root: Path | None = None, *, progress: bool = True) -> list[Path]:
+def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = True) -> list[Path]:
     """Download the missing files of a data set; present ones are verified, not fetched again.
 
-    Each file is written beside its place and moved there only when whole and of the right hash.
+    Each file is written beside its place and moved there only when whole and of the right hash; an
+    archive is then unpacked the same way, and not needed again once its images are there. Returns the
+    paths of the files looked at. `progress` draws bars on standard error.
 
     Raises
     ------
     DataError
-        If a file cannot be downloaded, or its hash is wrong (both hashes are named).
+        If a file cannot be downloaded, or its hash is wrong (both hashes are named). A wrong file
+        that was there before is left as it is.
+    OSError
+        If the folder cannot be written to.
     """
     found, root = dataset(name), root or data_root()
+    if found.members and available(found, root):
+        return []
     paths = []
-    for entry in tqdm(found.entries, desc=name, unit="file", disable=not progress or len(found.entries) < 2):
+    many = len(found.entries) > 1
+    for entry in tqdm(found.entries, desc=found.name, unit="file", disable=not (progress and many)):
         path = root / entry.path
-        if found.members and available(name, root):
-            continue
         if path.is_file():
             _check(path, entry)
         else:
-            _download(entry, path, progress=progress and len(found.entries) < 2)
+            _download(entry, path, progress=progress and not many)
         paths.append(path)
         if found.members:
-            _unpack(path, _member_folder(found, root), found.members)
+            _unpack(path, _member_folder(found, root), found.members, progress=progress)
     return paths
 
 
-def verify(name: str, root: Path | None = None) -> int:
+def verify(name: str | Dataset, root: Path | None = None) -> int:
     """Check the hash of every file of a data set below `root`; return how many there are.
 
     Raises
@@ -168,14 +192,15 @@ def verify(name: str, root: Path | None = None) -> int:
         At the first file that is missing or wrong.
     """
     found, root = dataset(name), root or data_root()
-    if found.members and not (root / found.entries[0].path).is_file() and available(name, root):
-        raise DataError(f"{name}: the images are there but {found.entries[0].path} is not, so no hash can be checked")
+    if found.members and available(found, root) and not (root / found.entries[0].path).is_file():
+        archive = found.entries[0].path
+        raise DataError(f"{found.name}: the images are there but {archive} is not, so no hash can be checked")
     for entry in found.entries:
-        _read_checked(root, entry, name)
+        _read_checked(root, entry, found.name)
     return len(found.entries)
 
 
-def images(name: str, root: Path | None = None, *, scale: int = 3) -> Iterator[tuple[str, Rgb]]:
+def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> Iterator[tuple[str, Rgb]]:
     """Yield (image name, HR image) of a data set in its published order.
 
     HR images are (H, W, 3) uint8, cropped to a multiple of `scale`. Grayscale files are repeated to RGB.
@@ -186,20 +211,20 @@ def images(name: str, root: Path | None = None, *, scale: int = 3) -> Iterator[t
         If the set is unknown or has no images, or a file is missing or wrong.
     """
     found, root = dataset(name), root or data_root()
-    if name == "authors":
+    if found.name == "authors":
         raise DataError("'authors' holds models, not images")
-    if name == "embedded":
+    if found.name == "embedded":
         for key in EMBEDDED:
             yield key, crop_to_multiple(_embedded(key), scale)
     elif found.members:
         folder = _member_folder(found, root)
         for member in found.members:
             if not (folder / member).is_file():
-                raise DataError(f"{folder / member} is missing: run `abpn data fetch {name}`")
+                raise _missing(folder / member, found.name)
             yield Path(member).stem, crop_to_multiple(read_image(folder / member), scale)
     else:
         for entry in found.entries:
-            hr = _decode(_read_checked(root, entry, name), entry)
+            hr = _decode(_read_checked(root, entry, found.name), entry)
             yield Path(entry.path).stem, crop_to_multiple(hr, scale)
 
 
@@ -211,12 +236,10 @@ def official_model(name: str, root: Path | None = None) -> Path:
     DataError
         If it is unknown, missing or wrong.
     """
-    for entry in dataset("authors").entries:
-        if Path(entry.path).stem == name:
-            _read_checked(root or data_root(), entry, "authors")
-            return (root or data_root()) / entry.path
-    known = ", ".join(Path(entry.path).stem for entry in dataset("authors").entries)
-    raise DataError(f"the authors published no model {name!r}; there are {known}")
+    entries = {Path(entry.path).stem: entry for entry in dataset("authors").entries}
+    if name not in entries:
+        raise DataError(f"the authors published no model {name!r}; there are {', '.join(entries)}")
+    return _read_checked(root or data_root(), entries[name], "authors")
 
 
 def read_image(path: Path) -> Rgb:
@@ -230,7 +253,8 @@ def read_image(path: Path) -> Rgb:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports a damaged file as any of these.
         raise DataError(f"{path} is not an image that can be read ({error})") from error
 
 
@@ -253,10 +277,14 @@ def _check(path: Path, entry: Entry) -> None:
         raise DataError(f"{path} has sha256 {found}, but {entry.sha256} is expected: delete it and fetch it again")
 
 
+def _missing(path: Path, name: str) -> DataError:
+    return DataError(f"{path} is missing: run `abpn data fetch {name}`, or point ABPN_DATA at a folder that has it")
+
+
 def _read_checked(root: Path, entry: Entry, name: str) -> Path:
     path = root / entry.path
     if not path.is_file():
-        raise DataError(f"{path} is missing: run `abpn data fetch {name}`, or point ABPN_DATA at a folder that has it")
+        raise _missing(path, name)
     _check(path, entry)
     return path
 
@@ -268,26 +296,35 @@ def _decode(path: Path, entry: Entry) -> Rgb:
 
 def _download(entry: Entry, path: Path, *, progress: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    downloader = pooch.HTTPDownloader(progressbar=progress, timeout=60)
-    try:
-        # pooch writes to a temporary file beside the target and renames it once the hash is right.
-        pooch.retrieve(entry.address, f"sha256:{entry.sha256}", path.name, path.parent, downloader=downloader)
-    except ValueError as error:
-        raise DataError(f"{entry.address}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{entry.address} could not be fetched ({error}): check the network, then run the command again") from error
+    download = pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=60)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
+        part = Path(scratch) / path.name
+        try:
+            download(entry.address, str(part), None)
+        except (OSError, ValueError) as error:  # every error of requests is one of these, or both
+            # The remedy comes first: what the network stack says can be long.
+            raise DataError(
+                f"{path.name} could not be fetched; check the network and run the command again ({entry.address}: {error})"
+            ) from error
+        found = sha256(part)
+        if found != entry.sha256:
+            raise DataError(
+                f"{entry.address} gave a {path.name} of sha256 {found}, but {entry.sha256} is expected: it was not kept"
+            )
+        part.replace(path)
 
 
-def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
-    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, zipfile.ZipFile(archive) as zipped:
-        by_name = {Path(item).name: item for item in zipped.namelist()}
-        missing = [member for member in members if member not in by_name]
-        if missing:
-            raise DataError(f"{archive} does not hold {missing[0]}")
+def _unpack(archive: Path, folder: Path, members: tuple[str, ...], *, progress: bool) -> None:
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpack-") as scratch:
         target = Path(scratch) / folder.name
         target.mkdir()
-        for member in tqdm(members, desc=folder.name, unit="file"):
-            with zipped.open(by_name[member]) as source, (target / member).open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+        with zipfile.ZipFile(archive) as zipped:
+            by_name = {Path(item).name: item for item in zipped.namelist()}
+            missing = [member for member in members if member not in by_name]
+            if missing:
+                raise DataError(f"{archive} does not hold {missing[0]}")
+            for member in tqdm(members, desc=folder.name, unit="file", disable=not progress):
+                with zipped.open(by_name[member]) as source, (target / member).open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)

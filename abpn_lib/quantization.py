@@ -17,9 +17,9 @@ Inference", CVPR 2018 (the scheme). Section 4.3 of the paper (QAT's learning rat
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from abpn_lib import networks, training
-from abpn_lib.files import write_atomically
+from abpn_lib import datasets, networks, results, training
+from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import sha256, write_atomically
 
 __all__ = [
-    "Export", "QuantizationError", "Ranges", "assert_full_integer", "calibrate", "export_float", "export_int8",
-    "fake_quantize", "train_qat",
+    "Export", "QuantizationError", "Ranges", "Writer", "assert_full_integer", "calibrate", "calibration_images",
+    "export_float", "export_int8", "fake_quantize", "train_qat",
 ]
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -47,8 +49,8 @@ class QuantizationError(Exception):
     """A network that cannot be quantised, or an export that is not what it should be."""
 
 
-class _PresetAverage(_quantizers.MovingAverageQuantizer):
-    """tfmot's moving average, started at a measured range instead of +-6 (which 0.999 takes thousands of steps to leave)."""
+class _PresetAverage(tfmot.quantization.keras.quantizers.MovingAverageQuantizer):
+    """tfmot's moving average, started at a measured range: a decay of 0.999 takes thousands of steps to leave its +-6."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
@@ -67,7 +69,7 @@ class _PresetAverage(_quantizers.MovingAverageQuantizer):
 class _Config(tfmot.quantization.keras.QuantizeConfig):
     """Which weights of a layer are quantised, and how its output is."""
 
-    def __init__(self, output: _quantizers.Quantizer | None, *, per_channel: bool) -> None:
+    def __init__(self, output: tfmot.quantization.keras.quantizers.Quantizer | None, *, per_channel: bool) -> None:
         self.output, self.per_channel = output, per_channel
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list:
@@ -127,12 +129,20 @@ def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dic
         low = np.minimum(low, [float(tf.reduce_min(output)) for output in outputs])
         high = np.maximum(high, [float(tf.reduce_max(output)) for output in outputs])
     if not np.all(np.isfinite([low, high])):
-        raise QuantizationError(f"{model.name} cannot be calibrated: no images were given, or its activations are not finite")
+        raise QuantizationError(f"{model.name} cannot be calibrated: no images, or activations that are not finite")
     # A range must hold zero, which padding needs exactly, and cannot be empty.
     return {name: (min(float(a), 0.0), max(float(b), 1e-6)) for name, a, b in zip(names, low, high, strict=True)}
 
 
-def fake_quantize(model: keras.Model, ranges: Ranges, *, top: float = 1.0, per_channel: bool = True, clip: bool = True, learn: bool = False) -> keras.Model:
+def fake_quantize(
+    model: keras.Model,
+    ranges: Ranges,
+    *,
+    top: float = 1.0,
+    per_channel: bool = True,
+    clip: bool = True,
+    learn: bool = False,
+) -> keras.Model:
     """Clone a network with fake quantisation everywhere, its activations at `ranges` times `top`.
 
     The clone has its own copies of the weights, and takes values in [0, top]. With `learn` the ranges
@@ -148,7 +158,7 @@ def fake_quantize(model: keras.Model, ranges: Ranges, *, top: float = 1.0, per_c
         raise QuantizationError(f"{model.name} has no range for {', '.join(missing)}: calibrate this very network")
     image = _image_layer(model)
 
-    def output_quantizer(name: str) -> _quantizers.Quantizer | None:
+    def output_quantizer(name: str) -> tfmot.quantization.keras.quantizers.Quantizer | None:
         if isinstance(model.get_layer(name), networks.Anchor) or (clip and name == image):
             return _quantizers.FixedQuantizer(8, 0.0, top, narrow_range=False)
         if name not in ranges:
@@ -186,7 +196,12 @@ class _InputQuantizer(keras.layers.Layer):
 
 
 def train_qat(
-    model: keras.Model, ranges: Ranges, recipe: training.Recipe, hr_images: Iterable[NDArray[np.uint8]], folder: Path, **options: Any
+    model: keras.Model,
+    ranges: Ranges,
+    recipe: training.Recipe,
+    hr_images: Iterable[NDArray[np.uint8]],
+    folder: Path,
+    **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
 
@@ -207,6 +222,61 @@ def train_qat(
         if "output_min" in limits:
             new_ranges[layer.name] = (float(limits["output_min"]), float(limits["output_max"]))
     return trained, new_ranges
+
+
+def calibration_images(name: str, count: int, scale: int) -> list[NDArray[np.uint8]]:
+    """`count` LR images (H, W, 3) uint8, evenly spaced through a data set."""
+    hr_images = [hr for _, hr in datasets.images(name, scale=scale)]
+    picks = np.linspace(0, len(hr_images) - 1, min(count, len(hr_images))).round().astype(int)
+    return [bicubic_down(hr_images[pick], scale) for pick in picks]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the models of one finished training run, each beside its provenance, into a folder."""
+
+    folder: Path
+    run: training.Run
+    context: results.Context
+    per_channel: bool = True
+
+    def fp32(self, model: keras.Model) -> Path:
+        """``NETWORK-fp32.tflite``, and the float weights as ``NETWORK.npz``."""
+        path = self._path("fp32")
+        training.save_weights(model, path.with_name(f"{self.run.recipe.network}.npz"))
+        export_float(model, path)
+        return self._describe(path, "fp32", {})
+
+    def ptq(self, model: keras.Model, ranges: Ranges, calibrated_on: str, images: int) -> Path:
+        """``NETWORK-int8-ptq.tflite``."""
+        path = self._path("int8-ptq")
+        export_int8(model, ranges, path, per_channel=self.per_channel)
+        return self._describe(path, "int8-ptq", {"ranges": ranges, "calibration": {"data": calibrated_on, "images": images}})
+
+    def qat(self, model: keras.Model, ranges: Ranges, run: training.Run) -> Path:
+        """``NETWORK-int8-qat.tflite``; its own training run is the one described."""
+        path = self._path("int8-qat")
+        export_int8(model, ranges, path, per_channel=self.per_channel)
+        return self._describe(path, "int8-qat", {**run.provenance, "ranges": ranges, "started_from": self.run.provenance["recipe"]})
+
+    def _path(self, kind: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{self.run.recipe.network}-{kind}.tflite"
+
+    def _describe(self, path: Path, kind: str, more: Mapping[str, Any]) -> Path:
+        provenance = {
+            **self.run.provenance,
+            **more,
+            "name": path.stem,
+            "kind": kind,
+            "network": self.run.recipe.network,
+            "scale": self.run.recipe.scale,
+            "sha256": sha256(path),
+            "per_channel": self.per_channel if kind != "fp32" else None,
+            "exported_by": asdict(self.context),
+        }
+        write_atomically(path.with_suffix(".json"), (json.dumps(provenance, indent=1) + "\n").encode())
+        return path
 
 
 def _last_name(variable: tf.Variable) -> str:
@@ -231,7 +301,13 @@ def export_float(model: keras.Model, path: Path, form: Export = Export()) -> Non
 
 
 def export_int8(
-    model: keras.Model, ranges: Ranges, path: Path, form: Export = Export(), *, per_channel: bool = True, clip: bool = True
+    model: keras.Model,
+    ranges: Ranges,
+    path: Path,
+    form: Export = Export(),
+    *,
+    per_channel: bool = True,
+    clip: bool = True,
 ) -> None:
     """Write a [0, 1] network and its ranges as a full-integer .tflite, checked before it is kept.
 
@@ -265,7 +341,6 @@ def assert_full_integer(content: bytes, *, saturates: bool = True) -> None:
 
     With `saturates`, its output must also have scale 1 and zero point 0 (uint8) or -128 (int8).
     """
-    from ai_edge_litert import schema_py_generated as schema
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     graph = model.subgraphs[0]
     allowed = {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT32}
@@ -278,4 +353,4 @@ def assert_full_integer(content: bytes, *, saturates: bool = True) -> None:
     scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     expected = 0 if tensor.type == schema.TensorType.UINT8 else -128
     if saturates and (scale, zero) != (1.0, expected):
-        raise QuantizationError(f"the output has scale {scale} and zero point {zero}, not 1 and {expected}: it does not saturate as a clip")
+        raise QuantizationError(f"the output does not clip: scale {scale} and zero point {zero}, not 1 and {expected}")

@@ -24,13 +24,13 @@ import tf_keras as keras
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from abpn_lib import metrics, networks
+from abpn_lib import datasets, metrics, networks, results
 from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import write_atomically
 
 __all__ = [
-    "RECIPES", "Patches", "Recipe", "TrainingError", "batch_at", "build_start", "load_weights", "pixel_psnr",
-    "read_log", "recipe", "save_weights", "train",
+    "RECIPES", "Patches", "Recipe", "Run", "TrainingError", "batch_at", "build_start", "load_weights", "pixel_psnr",
+    "read_log", "read_run", "recipe", "save_weights", "train", "write_provenance",
 ]
 
 
@@ -71,6 +71,11 @@ RECIPES: Mapping[str, Recipe] = {
     "first": Recipe(
         "abpn", 12_000, schedule="cosine", patch=32, batch=8, start="identity", average=0.999, data="train",
     ),
+    # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
+    "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
+    # The published code: 220 epochs, and its README starts at 1e-3.
+    "qat-authors": Recipe("abpn", 220_000, 1e-3, halve_at=(50_000, 100_000, 150_000, 200_000)),
+    "qat-first": Recipe("abpn", 3_000, 1e-4, schedule="cosine", patch=32, batch=8, average=0.99, data="train"),
 }
 
 
@@ -231,8 +236,8 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
         values = [recipe.rate / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
     return keras.optimizers.Adam(
-        rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-        use_ema=recipe.average > 0, ema_momentum=recipe.average or 0.99, ema_overwrite_frequency=None, jit_compile=False,
+        rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False,
+        use_ema=recipe.average > 0, ema_momentum=recipe.average or 0.99, ema_overwrite_frequency=None,
     )
 
 
@@ -322,8 +327,48 @@ def _write_npz(path: Path, arrays: dict[str, NDArray]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its recipe, and the provenance that its models carry."""
+
+    recipe: Recipe
+    provenance: dict[str, Any]
+
+
+def write_provenance(folder: Path, recipe: Recipe, context: results.Context, threads: int) -> None:
+    """Write ``provenance.json``: recipe, data, time, device, versions, commit, command and log of a finished run."""
+    log = list(read_log(folder))
+    provenance = {
+        "recipe": asdict(recipe),
+        "data": {"name": recipe.data, "registry_sha256": datasets.fingerprint(recipe.data)},
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "wall_seconds": log[-1]["seconds"],
+        "threads": threads,
+        **asdict(context),
+        "log": log,
+    }
+    write_atomically(folder / "provenance.json", (json.dumps(provenance, indent=1) + "\n").encode())
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run that `train` has finished and `write_provenance` described.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds no finished run.
+    """
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        fields = {**provenance["recipe"], "halve_at": tuple(provenance["recipe"]["halve_at"])}
+        return Run(Recipe(**fields), provenance)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end") from error
+
+
 def read_log(folder: Path) -> Iterator[dict[str, float]]:
-    """The rows of a run's ``log.csv``, as numbers (NaN where empty)."""
+    """The rows of a run's ``log.csv``, as numbers; columns that were not measured are left out."""
     with (folder / "log.csv").open() as file:
         for row in csv.DictReader(file):
-            yield {key: float(value) if value else float("nan") for key, value in row.items()}
+            yield {key: float(value) for key, value in row.items() if value}

@@ -1,0 +1,408 @@
+"""The `abpn` command: a thin shell over the rooms of the library.
+
+Every command answers bad input with one line on standard error and exit status 2. Files are written
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from abpn_lib import datasets, models, results
+
+__all__ = ["main", "parser"]
+
+
+class UsageError(Exception):
+    """Bad input that only the command line can have."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(words)
+    options.command_line = shlex.join(["abpn", *words])
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("abpn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has left; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith("abpn_lib."):
+            print(f"abpn: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        raise
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with its help."""
+    top = argparse.ArgumentParser(prog="abpn", description=(
+        "Anchor-based Plain Net: enlarge images three times in INT8, and train, quantise and measure the paper's networks."
+    ), epilog="`abpn COMMAND --help` explains a command. Data sets lie in the folder that ABPN_DATA names.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_models(commands)
+    _add_upscale(commands)
+    _add_train(commands)
+    _add_quantize(commands)
+    _add_evaluate(commands)
+    _add_latency(commands)
+    _add_claims(commands)
+    _add_data(commands)
+    return top
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def _add_models(commands: Any) -> None:
+    command = _command(commands, "models", _models, "list the shipped models", "abpn models --json")
+    command.add_argument("--json", action="store_true", help="print name, path, kind, sha256 and provenance as JSON")
+
+
+def _models(options: argparse.Namespace) -> None:
+    catalogue = models.catalogue()
+    if options.json:
+        print(json.dumps([{**asdict(model), "path": str(model.path)} for model in catalogue], indent=1))
+        return
+    for model in catalogue:
+        print(f"{model.name:20} {model.kind:9} {model.path.stat().st_size:7} bytes  {model.sha256[:12]}")
+
+
+def _add_upscale(commands: Any) -> None:
+    command = _command(commands, "upscale", _upscale, "enlarge images", "abpn upscale photos/ -o large/")
+    command.add_argument("input", type=Path, help="an image, or a folder of images")
+    command.add_argument("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
+    _model_option(command, default=models.DEFAULT)
+    command.add_argument("--tile", type=_positive, default=256, help="LR pixels a side that are processed at once")
+    _runtime_options(command)
+    command.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _model_option(command: argparse.ArgumentParser, default: str | None = None) -> None:
+    command.add_argument("--model", metavar="NAME|PATH", default=default, required=default is None,
+                         help="a name that `abpn models` lists, or a .tflite file")
+
+
+def _runtime_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=_positive, default=1, help="threads of the interpreter")
+    command.add_argument("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
+
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+def _image_pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Which file becomes which: one file, or all images of a folder (kept apart by their names)."""
+    if not source.exists():
+        raise UsageError(f"{source} does not exist: name an image or a folder of images")
+    if not source.is_dir():
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder: name the file to write, for example {target / source.name}")
+        return [(source, target)]
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file, but {source} is a folder: name a folder to write to")
+    inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not inputs:
+        raise UsageError(f"{source} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    # PNG throughout: a JPEG of an enlarged JPEG would lose what was just won.
+    outputs = [target / f"{path.stem}.png" for path in inputs]
+    twice = next((path for path in outputs if outputs.count(path) > 1), None)
+    if twice:
+        raise UsageError(f"several images of {source} would become {twice}: rename one")
+    return list(zip(inputs, outputs, strict=True))
+
+
+def _upscale(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from abpn_lib import runtime
+
+    pairs = _image_pairs(options.input, options.output)
+    same = next((source for source, target in pairs if target.exists() and source.samefile(target)), None)
+    if same:
+        raise UsageError(f"{same} would be overwritten by its own enlargement: name another output")
+    upscaler = runtime.Upscaler(models.find(options.model), threads=options.threads, kernels=options.kernels)
+    if options.input.is_dir():
+        options.output.mkdir(parents=True, exist_ok=True)
+    for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
+        image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
+        runtime.save_image(image, target)
+
+
+def _add_train(commands: Any) -> None:
+    command = _command(commands, "train", _train, "train a network in FP32, or go on with a run that was stopped",
+                       "abpn train --recipe first --network abpn --out runs/abpn")
+    command.add_argument("--recipe", default="first", help="a named recipe: first, paper, authors")
+    command.add_argument("--network", default=None, help="the network (default: the recipe's)")
+    command.add_argument("--data", default=None, help="the data set (default: the recipe's)")
+    command.add_argument("--steps", type=_positive, default=None, help="training steps (default: the recipe's)")
+    command.add_argument("--batch", type=_positive, default=None, help="patches in a batch (default: the recipe's)")
+    command.add_argument("--patch", type=_positive, default=None, help="LR pixels a side of a patch (default: the recipe's)")
+    command.add_argument("--scale", type=_positive, default=None, help="how many times to enlarge (default: the recipe's)")
+    command.add_argument("--seed", type=int, default=None, help="of weights and batches (default: the recipe's)")
+    command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
+    _training_options(command)
+
+
+def _training_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--save-every", type=_positive, default=500, help="steps between checkpoints")
+    command.add_argument("--threads", type=_positive, default=1, help="of TensorFlow; the bits of a run depend on it")
+    command.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _prepare_tensorflow(threads: int) -> None:
+    # oneDNN picks its kernels by CPU; TensorFlow leaves it off on some where it is twice as fast.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _require(name: str) -> None:
+    if not datasets.available(name):
+        raise datasets.DataError(
+            f"{name} is not in {datasets.data_root()}: run `abpn data fetch {name}`, or name another data set"
+        )
+
+
+def _validation(scale: int) -> list:
+    from abpn_lib.degradation import bicubic_down
+
+    return [(bicubic_down(hr, scale), hr) for _, hr in datasets.images("embedded", scale=scale)][:4]
+
+
+def _train(options: argparse.Namespace) -> None:
+    _prepare_tensorflow(options.threads)
+    from abpn_lib import training
+
+    chosen = training.recipe(options.recipe, **{
+        field: getattr(options, field) for field in ("network", "data", "steps", "batch", "patch", "scale", "seed")
+    })
+    _require(chosen.data)
+    context = results.Context.here(options.command_line)
+    images = (hr for _, hr in datasets.images(chosen.data, scale=chosen.scale))
+    training.train(chosen, images, options.out, validation=_validation(chosen.scale), save_every=options.save_every,
+                   progress=not options.quiet)
+    training.write_provenance(options.out, chosen, context, options.threads)
+    print(f"{options.out / 'weights.npz'}")
+
+
+def _add_quantize(commands: Any) -> None:
+    command = _command(commands, "quantize", _quantize, "turn a training run into float32 and INT8 .tflite files",
+                       "abpn quantize --run runs/abpn --out models")
+    command.add_argument("--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished")
+    command.add_argument("--out", type=Path, required=True, help="the folder to write the models to")
+    command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
+    command.add_argument("--images", type=_positive, default=32, help="how many images to calibrate on, evenly spaced")
+    command.add_argument("--per-tensor", action="store_true", help="one scale for each weight tensor, not each channel")
+    command.add_argument("--qat", metavar="RECIPE", default=None, help="also train quantisation-aware, by this recipe: qat-first, qat-paper, qat-authors")
+    command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
+    command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
+    _training_options(command)
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    _prepare_tensorflow(options.threads)
+    from abpn_lib import networks, quantization, training
+
+    finished = training.read_run(options.run_folder)
+    base = finished.recipe
+    _require(options.calibrate)
+    model = networks.build(base.network, base.scale)
+    training.load_weights(model, options.run_folder / "weights.npz")
+    context = results.Context.here(options.command_line)
+    ranges = quantization.calibrate(model, quantization.calibration_images(options.calibrate, options.images, base.scale))
+    writer = quantization.Writer(options.out, finished, context, not options.per_tensor)
+    paths = [writer.fp32(model), writer.ptq(model, ranges, options.calibrate, options.images)]
+    if options.qat:
+        recipe = training.recipe(options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data)
+        _require(recipe.data)
+        folder = options.run_folder / "qat"
+        images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
+        tuned, tuned_ranges = quantization.train_qat(
+            model, ranges, recipe, images, folder, validation=_validation(recipe.scale),
+            save_every=options.save_every, progress=not options.quiet,
+        )
+        training.write_provenance(folder, recipe, context, options.threads)
+        paths.append(writer.qat(tuned, tuned_ranges, training.read_run(folder)))
+    for path in paths:
+        print(path)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _command(commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
+                       "abpn evaluate --model abpn-int8-qat --data set5")
+    _model_option(command)
+    command.add_argument("--data", default="embedded", help=f"one of {', '.join(n for n in datasets.DATASETS if n != 'authors')}")
+    command.add_argument("--protocol", choices=["authors", "field"], default="authors",
+                         help="authors: RGB, border 1; field: Y channel, border 3")
+    command.add_argument("--raw", action="store_true", help="read integer output as pixels, without its scale")
+    command.add_argument("--workers", type=_positive, default=2, help="images scored at once")
+    command.add_argument("--json", action="store_true", help="print records as JSON")
+    command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+    command.add_argument("--subject", default=None, help="the name in the records (default: the model's)")
+    command.add_argument("--per-image", action="store_true", help="one record for each image too")
+    _runtime_options(command)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from abpn_lib import evaluation, metrics, runtime
+    from abpn_lib.files import sha256
+
+    protocol = {"authors": metrics.AUTHORS, "field": metrics.FIELD}[options.protocol]
+    if options.model == "bicubic":
+        upscale, digest, scale = evaluation.bicubic_upscaler(3), "", 3
+    else:
+        path = models.find(options.model)
+        upscaler = runtime.Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
+        upscale, digest, scale = upscaler.upscale, sha256(path), upscaler.scale
+    if options.data not in datasets.DATASETS or options.data == "authors":
+        datasets.dataset(options.data)
+        raise UsageError(f"{options.data} holds no images")
+    _require(options.data)
+    scores = evaluation.evaluate(
+        upscale, datasets.images(options.data, scale=scale), scale=scale, protocol=protocol, workers=options.workers
+    )
+    context = results.Context.here(options.command_line)
+    subject = options.subject or Path(options.model).stem
+    records = evaluation.records_of(scores, context, subject, options.data, protocol, digest)
+    if options.per_image:
+        records += evaluation.image_records(scores, context, subject, options.data, protocol, digest)
+    if options.out:
+        results.save(options.out, records)
+    if options.json:
+        print(json.dumps([asdict(record) for record in records], indent=1))
+    else:
+        for score in scores:
+            print(f"{score.name:24} {score.psnr:8.3f} dB  {score.ssim:.4f}")
+        mean = {record.quantity: record.value for record in records[:2]}
+        print(f"{'mean of ' + str(len(scores)):24} {mean['psnr']:8.3f} dB  {mean['ssim']:.4f}")
+
+
+def _add_latency(commands: Any) -> None:
+    command = _command(commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine",
+                       "abpn latency abpn-int8-qat abpn-fp32 --threads 2")
+    command.add_argument("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones)")
+    command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
+    command.add_argument("--size", default="640x360", help="LR width x height; with --nodes the HR one, 1920x1080")
+    command.add_argument("--channels", type=_positive, default=3, help="of the meta-nodes' tensors")
+    command.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds")
+    command.add_argument("--json", action="store_true", help="print records as JSON")
+    command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+    _runtime_options(command)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and 0 < int(side) <= 16384 for side in sides):
+        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, such as 640x360")
+    return int(sides[0]), int(sides[1])
+
+
+def _latency(options: argparse.Namespace) -> None:
+    import tempfile
+
+    from abpn_lib import latency
+
+    width, height = _size(options.size)
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.nodes:
+            if options.size == "640x360":
+                width, height = 1920, 1080
+            _prepare_tensorflow(1)
+            paths = latency.build_meta_nodes(Path(scratch), height=height, width=width, channels=options.channels)
+            candidates = {f"node-{name}": latency.invoker(
+                path, None, None, threads=options.threads, kernels=options.kernels) for name, path in paths.items()}
+        else:
+            names = options.models or [model.name for model in models.catalogue()]
+            candidates = {Path(name).stem: latency.invoker(
+                models.find(name), height, width, threads=options.threads, kernels=options.kernels) for name in names}
+        timings = latency.measure(candidates, rounds=options.rounds)
+    conditions = {"size": f"{width}x{height}", "threads": str(options.threads), "kernels": options.kernels}
+    if options.nodes:
+        conditions["channels"] = str(options.channels)
+    records = latency.timing_records(timings, results.Context.here(options.command_line), conditions=conditions)
+    if options.out:
+        results.save(options.out, records)
+    if options.json:
+        print(json.dumps([asdict(record) for record in records], indent=1))
+    else:
+        print(f"{width}x{height}, {options.threads} thread(s), {options.kernels} kernels, {options.rounds} rounds, {records[0].device}")
+        for name, timing in timings.items():
+            print(f"{name:24} {timing.median_ms:9.2f} ms  [{timing.low_ms:.2f}, {timing.high_ms:.2f}]  CPU {timing.cpu_ms:.2f} ms")
+
+
+def _add_claims(commands: Any) -> None:
+    command = _command(commands, "claims", _claims, "print the ledger: what the paper claims, what was measured, the verdict",
+                       "abpn claims --json")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from abpn_lib import claims
+
+    records = [*(record for path in options.records for record in results.load(path, "measured")), *results.recorded()]
+    ledger = claims.ledger(records)
+    if options.json:
+        print(claims.to_json(ledger))
+        return
+    for claim, judgement in ledger:
+        print(f"{claim.id:14} {judgement.verdict:18} {claim.statement}")
+
+
+def _add_data(commands: Any) -> None:
+    command = commands.add_parser("data", help="fetch or verify data sets", description="Fetch or verify data sets.")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text in (
+        ("fetch", _data_fetch, "download what is missing of data sets, each file checked against its hash"),
+        ("verify", _data_verify, "check the hash of every file of data sets"),
+    ):
+        action = _command(actions, name, run, text, f"abpn data {name} set5 urban100")
+        action.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(datasets.DATASETS)}")
+        action.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _data_fetch(options: argparse.Namespace) -> None:
+    for name in options.names:
+        datasets.dataset(name)
+    for name in options.names:
+        datasets.fetch(name, progress=not options.quiet)
+        print(f"{name}: complete in {datasets.data_root()}")
+
+
+def _data_verify(options: argparse.Namespace) -> None:
+    for name in options.names:
+        print(f"{name}: {datasets.verify(name)} files as they should be")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
