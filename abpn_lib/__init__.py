@@ -1,0 +1,1 @@
+"""The library behind the reproducible companion of Anchor-based Plain Net (ABPN)."""

@@ -31,8 +31,8 @@ from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import sha256
 
 __all__ = [
-    "DATASETS", "EMBEDDED", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch", "images",
-    "official_model", "read_image", "verify",
+    "DATASETS", "EMBEDDED", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
+    "fingerprint", "images", "official_model", "read_image", "verify",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -136,6 +136,12 @@ def dataset(name: str | Dataset) -> Dataset:
     if name in _DIV2K:
         return _div2k(name)
     raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+
+
+def fingerprint(name: str | Dataset) -> str:
+    """One sha256 over the paths and hashes of a data set's registered files: what a provenance keeps of its data."""
+    lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in dataset(name).entries)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def data_root() -> Path:
@@ -302,10 +308,8 @@ def _download(entry: Entry, path: Path, *, progress: bool) -> None:
         try:
             download(entry.address, str(part), None)
         except (OSError, ValueError) as error:  # every error of requests is one of these, or both
-            # The remedy comes first: what the network stack says can be long.
-            raise DataError(
-                f"{path.name} could not be fetched; check the network and run the command again ({entry.address}: {error})"
-            ) from error
+            why = f"{entry.address}: {error}".replace("\n", " ")
+            raise DataError(f"{path.name} could not be fetched: check the network and try again ({why})") from error
         found = sha256(part)
         if found != entry.sha256:
             raise DataError(

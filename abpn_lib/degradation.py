@@ -32,7 +32,8 @@ def crop_to_multiple(image: NDArray, scale: int) -> NDArray:
     """
     height, width = (n - n % scale for n in image.shape[:2])
     if height == 0 or width == 0:
-        raise ValueError(f"an image of {image.shape[1]}x{image.shape[0]} pixels cannot be cropped to a multiple of {scale}")
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise ValueError(f"an image of {size} pixels cannot be cropped to a multiple of {scale}")
     return image[:height, :width]
 
 

@@ -115,7 +115,10 @@ def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed
         raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
     lr = keras.Input((None, None, 3), name="lr")
     convolution = _Convolutions(seed)
-    output = _fsrcnn(lr, scale, convolution) if name == "fsrcnn" else _plain(lr, name, scale, channels, pairs, convolution)
+    if name == "fsrcnn":
+        output = _fsrcnn(lr, scale, convolution)
+    else:
+        output = _plain(lr, name, scale, channels, pairs, convolution)
     return keras.Model(lr, output, name=name.replace("-", "_"))
 
 
@@ -128,7 +131,9 @@ class _Convolutions:
     def initializer(self) -> keras.initializers.Initializer:
         return keras.initializers.HeNormal(seed=int(self.seeds.spawn(1)[0].generate_state(1)[0] % 2**31))
 
-    def __call__(self, x: tf.Tensor, filters: int, name: str, *, kernel: int = 3, activation: str | None = None) -> tf.Tensor:
+    def __call__(
+        self, x: tf.Tensor, filters: int, name: str, *, kernel: int = 3, activation: str | None = None
+    ) -> tf.Tensor:
         return keras.layers.Conv2D(
             filters, kernel, padding="same", activation=activation, kernel_initializer=self.initializer(), name=name
         )(x)

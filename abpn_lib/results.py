@@ -102,12 +102,15 @@ def load(path: Path, kind: Kind = "recorded") -> list[Record]:
         If it is not such a file.
     """
     try:
-        rows = json.loads(path.read_text())
-        return [
-            Record(**{**row, "spread": tuple(row["spread"]) if row.get("spread") else None, "kind": kind}) for row in rows
-        ]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [_from_row(row, kind) for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ResultError(f"{path} is not a file of records ({error})") from error
+
+
+def _from_row(row: Mapping[str, Any], kind: Kind) -> Record:
+    spread = tuple(row["spread"]) if row.get("spread") else None
+    return Record(**{**row, "value": float(row["value"]), "spread": spread, "kind": kind})
 
 
 def recorded() -> list[Record]:
@@ -144,9 +147,14 @@ def _device() -> str:
     return f"{name}, {os.cpu_count()} logical CPUs, {platform.system()} {platform.machine()}"
 
 
+_PACKAGES = (
+    "abpn-lib", "ai-edge-litert", "numpy", "scikit-image", "tensorflow", "tf_keras", "tensorflow-model-optimization",
+)
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("abpn-lib", "ai-edge-litert", "numpy", "scikit-image", "tensorflow", "tf_keras", "tensorflow-model-optimization"):
+    for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -161,9 +169,12 @@ def _commit() -> str:
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        # An installed copy may lie inside somebody else's repository, whose commit says nothing about it.
+        git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

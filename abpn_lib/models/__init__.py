@@ -37,7 +37,13 @@ class Model:
 
 
 def catalogue() -> list[Model]:
-    """All shipped models, by name."""
+    """All shipped models, by name.
+
+    Raises
+    ------
+    ModelError
+        If a model's provenance is missing or cannot be read.
+    """
     return [_read(path) for path in sorted(_FOLDER.glob("*.tflite"))]
 
 
@@ -73,5 +79,8 @@ def weights(network: str) -> Path:
 
 
 def _read(path: Path) -> Model:
-    provenance = json.loads(path.with_suffix(".json").read_text())
-    return Model(path.stem, path, provenance["kind"], sha256(path), provenance)
+    try:
+        provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return Model(path.stem, path, provenance["kind"], sha256(path), provenance)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path.with_suffix('.json')} is not the provenance of {path.name} ({error!r})") from error
