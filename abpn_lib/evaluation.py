@@ -1,0 +1,200 @@
+"""A model over a data set: HR -> LR -> model -> PSNR and SSIM against HR, image by image.
+
+Section 4.1 of the paper scores networks on the bicubic x3 images of a data set; the protocol is the
+authors' unless another is asked for (`abpn_lib.metrics`). Means are over images, not over pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abpn_lib import degradation, metrics
+from abpn_lib.datasets import DataError
+from abpn_lib.models import ModelError
+from abpn_lib.results import Context, Record
+
+__all__ = ["ImageScore", "Summary", "bicubic_upscaler", "evaluate", "records_of", "records_of_images", "summary"]
+
+Rgb = NDArray[np.uint8]
+Upscale = Callable[[Rgb], Rgb]
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image's PSNR in dB (inf where the images are equal) and SSIM (at most 1; None: not asked for)."""
+
+    name: str
+    psnr: float
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The mean over `images` images: PSNR in dB, and SSIM (None where an image has none)."""
+
+    psnr: float
+    ssim: float | None
+    images: int
+
+
+def bicubic_upscaler(scale: int = 3) -> Upscale:
+    """The classical baseline: MATLAB-style bicubic enlargement of (H, W, 3) uint8 images."""
+    return lambda lr: degradation.bicubic_up(lr, scale)
+
+
+def evaluate(
+    upscale: Upscale,
+    images: Iterable[tuple[str, Rgb]],
+    *,
+    scale: int = 3,
+    protocol: metrics.Protocol = metrics.AUTHORS,
+    with_ssim: bool = True,
+    workers: int = 1,
+) -> list[ImageScore]:
+    """Score `upscale` on every (name, HR image); the scores come in the images' order.
+
+    HR images are (H, W, 3) uint8 with sides that `scale` divides, as `datasets.images` yields them. They
+    are read one by one, so a large set needs little memory. `upscale` is only ever called by the
+    calling thread: an interpreter may stand behind it. With two `workers` or more that many threads
+    score finished images meanwhile; the scores do not depend on how many.
+
+    Raises
+    ------
+    ModelError
+        If `upscale` does not return uint8 images of the HR size, such as a model of another scale.
+    DataError
+        If there are no images, or one cannot be scored: its sides do not divide by `scale`, or it is too
+        small for SSIM.
+    ValueError
+        If `workers` is under 1.
+    """
+    if workers < 1:
+        raise ValueError(f"at least one worker is needed, not {workers}")
+    pairs = ((name, hr, _upscaled(upscale, name, hr, scale)) for name, hr in images)
+    if workers == 1:
+        scores = [_score(name, hr, sr, protocol, with_ssim) for name, hr, sr in pairs]
+    else:
+        scores = list(_score_in_threads(pairs, protocol, with_ssim, workers))
+    if not scores:
+        raise DataError("there are no images to evaluate on")
+    return scores
+
+
+def summary(scores: Sequence[ImageScore]) -> Summary:
+    """The means over images.
+
+    Raises
+    ------
+    DataError
+        If there are no scores.
+    """
+    if not scores:
+        raise DataError("there are no scores to take a mean of")
+    ssims = [score.ssim for score in scores if score.ssim is not None]
+    mean_ssim = float(np.mean(ssims)) if len(ssims) == len(scores) else None
+    return Summary(float(np.mean([score.psnr for score in scores])), mean_ssim, len(scores))
+
+
+def records_of(
+    scores: Sequence[ImageScore],
+    context: Context,
+    subject: str,
+    dataset: str,
+    protocol: metrics.Protocol = metrics.AUTHORS,
+    model_sha256: str = "",
+) -> list[Record]:
+    """The mean PSNR ("psnr", dB) and, where it was asked for, SSIM ("ssim") of a model on a data set.
+
+    `subject` is the model's name ("bicubic" for none), `dataset` the set's; the spread is the least and
+    the greatest image.
+
+    Raises
+    ------
+    DataError
+        If there are no scores.
+    """
+    mean = summary(scores)
+    conditions = {"dataset": dataset, "protocol": protocol.name}
+
+    def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
+        return context.record(
+            quantity, subject, value, unit, conditions=conditions, count=mean.images,
+            spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
+        )
+
+    records = [record("psnr", "dB", mean.psnr, [score.psnr for score in scores])]
+    if mean.ssim is not None:
+        records.append(record("ssim", "", mean.ssim, [score.ssim for score in scores if score.ssim is not None]))
+    return records
+
+
+def records_of_images(
+    scores: Iterable[ImageScore],
+    names: Iterable[str],
+    context: Context,
+    subject: str,
+    dataset: str,
+    protocol: metrics.Protocol = metrics.AUTHORS,
+    model_sha256: str = "",
+) -> list[Record]:
+    """The PSNR and SSIM of single images, named by the further condition "image" (Figure 3 shows two).
+
+    Raises
+    ------
+    DataError
+        If a name is not among the scores.
+    """
+    by_name = {score.name: score for score in scores}
+    records = []
+    for name in names:
+        if name not in by_name:
+            raise DataError(f"{dataset} has no scored image {name!r}; there are {', '.join(sorted(by_name))}")
+        conditions = {"dataset": dataset, "protocol": protocol.name, "image": name}
+        for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
+            if value is not None:
+                records.append(
+                    context.record(quantity, subject, value, unit, conditions=conditions, model_sha256=model_sha256)
+                )
+    return records
+
+
+def _upscaled(upscale: Upscale, name: str, hr: Rgb, scale: int) -> Rgb:
+    try:
+        lr = degradation.bicubic_down(hr, scale)
+    except ValueError as error:
+        raise DataError(f"image {name}: {error}") from error
+    sr = upscale(lr)
+    if sr.shape != hr.shape or sr.dtype != np.uint8:
+        raise ModelError(
+            f"the model turns {lr.shape} into {sr.shape} {sr.dtype}, not into {hr.shape} uint8: "
+            "evaluate it at its own scale"
+        )
+    return sr
+
+
+def _score(name: str, hr: Rgb, sr: Rgb, protocol: metrics.Protocol, with_ssim: bool) -> ImageScore:
+    try:
+        return ImageScore(name, metrics.psnr(hr, sr, protocol), metrics.ssim(hr, sr, protocol) if with_ssim else None)
+    except ValueError as error:
+        raise DataError(f"image {name}: {error}") from error
+
+
+def _score_in_threads(
+    pairs: Iterable[tuple[str, Rgb, Rgb]], protocol: metrics.Protocol, with_ssim: bool, workers: int
+) -> Iterator[ImageScore]:
+    # Threads do: SSIM spends its time in scipy.ndimage, which lets go of the interpreter lock.
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[ImageScore]] = deque()
+        for name, hr, sr in pairs:
+            waiting.append(pool.submit(_score, name, hr, sr, protocol, with_ssim))
+            # A bounded queue bounds the memory.
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
