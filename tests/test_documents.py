@@ -1,0 +1,252 @@
+"""README, citation, environment and workflows say what the code and the lock say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from abpn_lib import cli, metrics, models, paper
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "book").glob("*.md")))
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def locked() -> dict[str, list[str]]:
+    """Package -> its versions in the lock (several where they differ by Python version)."""
+    versions: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.M):
+        versions.setdefault(canonicalize_name(name), []).append(version)
+    return versions
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    return [step for job in read_yaml(path)["jobs"].values() for step in job["steps"]]
+
+
+def make_commands(text: str) -> set[str]:
+    return set(re.findall(r"\bmake (?:book|test)\b", text))
+
+
+# --- the environment
+
+
+def test_every_declared_package_is_locked_at_a_version_that_fits() -> None:
+    groups = [project()["dependencies"], *project()["optional-dependencies"].values()]
+    declared = [requirement for group in groups for requirement in group]
+    versions = locked()
+    for requirement in map(Requirement, declared):
+        found = versions.get(canonicalize_name(requirement.name))
+        assert found, f"{requirement.name} is declared in pyproject.toml but not locked: run `make lock`"
+        assert all(version in requirement.specifier for version in found), f"{requirement} is locked at {found}"
+
+
+def test_environment_takes_its_packages_from_the_lock() -> None:
+    dependencies = read_yaml(ROOT / "environment.yml")["dependencies"]
+    conda = [entry for entry in dependencies if isinstance(entry, str)]
+    pip = [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]]
+    assert pip == ["-r requirements.lock"]
+    assert [re.split(r"[=<> ]", entry)[0] for entry in conda] == ["python", "pip"]
+    python = re.search(r"python=(\d+\.\d+)", conda[0])
+    assert python
+    assert SpecifierSet(project()["requires-python"]).contains(python[1])
+
+
+def test_post_build_adds_the_library_and_nothing_else() -> None:
+    script = ROOT / "postBuild"
+    assert script.stat().st_mode & 0o111
+    installs = re.findall(r"^.*pip install.*$", script.read_text(), re.M)
+    assert installs == ["python -m pip install --no-deps --editable ."]
+
+
+# --- the two commands, here and in CI
+
+
+def test_readme_shows_the_two_commands_first() -> None:
+    first = code_blocks(ROOT / "README.md", "bash")[0]
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == ["make book", "make test"]
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
+    assert {"book", "test"} <= {name for names in targets for name in names.split()}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_runs_what_ci_run_runs(path: Path) -> None:
+    runs = [step["run"].strip() for step in steps(path) if "run" in step]
+    assert runs
+    own = make_commands((ROOT / ".ci" / "run").read_text())
+    assert own == {"make book", "make test"}
+    called = {command for run in runs for command in (own if run == ".ci/run" else {run})}
+    assert called == own
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_covers_the_declared_pythons_and_pins_its_actions(path: Path) -> None:
+    jobs = read_yaml(path)["jobs"]
+    matrices = [job["strategy"]["matrix"]["python"] for job in jobs.values() if "strategy" in job]
+    pythons = SpecifierSet(project()["requires-python"])
+    supported = [f"3.{minor}" for minor in range(9, 20) if pythons.contains(f"3.{minor}")]
+    assert matrices == [supported]
+    assert all(re.search(r"@v\d+", step["uses"]) for step in steps(path) if "uses" in step)
+
+
+def test_the_weekly_workflow_uses_no_cache() -> None:
+    text = (ROOT / ".github" / "workflows" / "weekly.yml").read_text()
+    assert "schedule" in text
+    assert not re.search(r"^\s*cache", text, re.M)
+
+
+def test_public_addresses_come_from_the_environment_alone() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    environments = [step["env"] for step in steps(ROOT / ".github" / "workflows" / "ci.yml") if "env" in step]
+    assert [{"ABPN_SITE_URL", "ABPN_REPOSITORY_URL"} <= set(environment) for environment in environments] == [True]
+    assert "https://" not in text
+
+
+def test_ci_script_is_sound_bash() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert "set -euo pipefail" in script.read_text()
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+# --- citation and bibliography
+
+
+def test_citation_agrees_with_the_project() -> None:
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert str(citation["version"]) == project()["version"]
+    assert citation["license"] == project()["license"] == "MIT"
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project()["authors"]]
+    assert f"## {project()['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_citation_has_its_entry() -> None:
+    entries = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.M)
+    assert len(entries) == len(set(entries))
+    sources = [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    cited = {
+        key.strip()
+        for source in sources
+        for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", source.read_text())
+        for key in keys.split(",")
+    }
+    assert cited <= set(entries)
+
+
+# --- prose against code
+
+
+def test_readme_names_every_module_once() -> None:
+    named = re.findall(r"^\| \d \| `(\w+)` \|", (ROOT / "README.md").read_text(), re.M)
+    there = {path.stem for path in (ROOT / "abpn_lib").glob("[a-z]*.py")}
+    there |= {path.parent.name for path in (ROOT / "abpn_lib").glob("*/__init__.py")}
+    assert sorted(named) == sorted(there)
+
+
+def documented_commands() -> list[str]:
+    lines = (line.strip() for page in PAGES for block in code_blocks(page, "bash") for line in block.splitlines())
+    return sorted({line for line in lines if line.startswith("abpn ")})
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_command_is_one(line: str) -> None:
+    options = cli.parser().parse_args(shlex.split(line)[1:])
+    assert callable(options.run)
+
+
+def test_models_named_in_commands_are_shipped() -> None:
+    shipped = {model.name for model in models.catalogue()}
+    if not shipped:
+        pytest.skip("no models are shipped yet")
+    words = {word for line in documented_commands() for word in shlex.split(line)}
+    named = {word for word in words if re.fullmatch(r"[a-z]+-(fp32|int8-ptq|int8-qat)", word)}
+    assert named
+    assert named <= shipped
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            if target == "claims.md":  # generated from the ledger by the build
+                continue
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_facts_read_elsewhere_stand_on_the_page() -> None:
+    page = (ROOT / "book" / "paper-and-code.md").read_text()
+    for fact in paper.ELSEWHERE.values():
+        if fact.value is None:
+            continue
+        forms = {1: {"one"}, 1e-3: {"1e-3"}}.get(fact.value, {f"{fact.value:g}", f"{fact.value:,.0f}", str(fact.value)})
+        if fact.value % 1:
+            forms.discard(f"{fact.value:,.0f}")
+        assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?![\d])", page) for form in forms), fact
+
+
+def test_protocol_page_names_the_protocols_of_the_code() -> None:
+    page = (ROOT / "book" / "protocol.md").read_text()
+    assert f"`{metrics.AUTHORS.name}`" in page
+    assert f"`{metrics.FIELD.name}`" in page
+
+
+# --- nothing that belongs to one machine
+
+
+def strays(text: str) -> list[str]:
+    """Local paths, package registry hosts, leftover markers and merge conflicts in a text."""
+    patterns = (
+        r"(?<![\w.~-])/(?:work|root|home/\w+|Users/\w+)/[\w.-]+",
+        r"\b(?:pypi\.org|pythonhosted\.org|registry\.npmjs\.org)\b",
+        r"\b(?:TODO|FIXME|XXX|TBD)\b", r"^(?:<{7} |>{7} )",
+    )
+    return [match for pattern in patterns for match in re.findall(pattern, text, re.M)]
+
+
+def test_strays_are_seen() -> None:
+    bad = ["see /work/main/x.py", "in /home/me/data", "https://pypi.org/simple", "TODO: later", "<<<<<<< HEAD"]
+    assert all(strays(text) for text in bad)
+    assert not strays("`notebooks/01-network.ipynb`, ~/abpn-data, https://example.org/home/index.html")
+
+
+def test_no_tracked_text_file_has_strays() -> None:
+    listing = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout: nothing says which files belong to the project")
+    found = {}
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        if path == Path(__file__).resolve() or not path.is_file():
+            continue
+        try:
+            hits = strays(path.read_text())
+        except UnicodeDecodeError:  # a model or an image
+            continue
+        if hits:
+            found[name] = hits
+    assert not found
