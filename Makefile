@@ -1,3 +1,32 @@
+# Two commands: `make book` builds _build/html/index.html, `make test` runs every check.
+# Both first install what they need, pinned, into .venv. `make PYTHON=python3.12 book` names another interpreter.
+PYTHON ?= python3
+CORES ?= 2
+BIN := .venv/bin
+
+.PHONY: book test lock
+
+book: .venv/.installed
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --quiet rules --printshellcmds book
+	@echo "the book: _build/html/index.html"
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy abpn_lib
+	$(BIN)/pytest
+
+# The stamp is touched last, so that an installation that broke off is done again.
+.venv/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Python 3.11, 3.12 or 3.13 is needed" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo \
+	    "$$($(PYTHON) --version) will not do: Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo \
+	    "this Python cannot make environments: install python3-venv (apt-get install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate -o requirements.lock

@@ -1,0 +1,136 @@
+# The paper as one graph: data -> train -> quantise -> evaluate -> notebooks -> ledger -> site.
+# `make book` asks for `book`. Training and what follows from it runs only when asked for by name, since
+# its results are shipped with the library: `.venv/bin/snakemake --cores 2 train quantize evaluate`.
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from abpn_lib import datasets, site
+
+LIBRARY = Path("abpn_lib")
+NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+NETWORKS = ["baseline", "nearest", "bilinear", "fsrl", "abpn", "fsrcnn"]
+VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+WHEEL = f"_build/wheel/abpn_lib-{VERSION}-py3-none-any.whl"
+PYTHON = sys.executable
+ABPN = str(Path(sys.executable).with_name("abpn"))
+
+# Everything in the package, as it goes into the wheel.
+PACKAGE = sorted(
+    str(path) for path in LIBRARY.rglob("*") if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+)
+
+
+def needs(name):
+    """What a notebook depends on in the library: what it imports, transitively, and the data those modules read."""
+    return [str(path) for path in site.dependencies(Path(f"notebooks/{name}.ipynb"), LIBRARY)]
+
+
+def data_at_hand():
+    """The data sets that this run can read: when one arrives, the notebooks run again."""
+    return [name for name in datasets.DATASETS if datasets.available(name)]
+
+
+localrules: book
+
+
+rule book:
+    input: "_build/html"
+    default_target: True
+
+
+rule notebook:
+    input:
+        notebook="notebooks/{name}.ipynb",
+        library=lambda wildcards: needs(wildcards.name),
+    output:
+        executed="_build/executed/notebooks/{name}.ipynb",
+        records="_build/records/{name}.json",
+    params:
+        data=data_at_hand(),
+    # A notebook that measures time has the machine to itself.
+    threads: lambda wildcards: workflow.cores if any("latency" in path for path in needs(wildcards.name)) else 1
+    shell:
+        "{PYTHON} -m abpn_lib.site execute {input.notebook} --out {output.executed} --records {output.records}"
+
+
+rule ledger:
+    input:
+        records=expand("_build/records/{name}.json", name=NOTEBOOKS),
+        library=[str(path) for path in site.dependencies(LIBRARY / "claims.py", LIBRARY)] + ["abpn_lib/claims.py"],
+    output:
+        page="_build/ledger/claims.md",
+        summary="_build/ledger/verdicts.md",
+    shell:
+        "{PYTHON} -m abpn_lib.site ledger {input.records} --page {output.page} --summary {output.summary}"
+
+
+rule wheel:
+    input: PACKAGE, "pyproject.toml", "README.md"
+    output: WHEEL
+    shell: "{PYTHON} -m build --wheel --no-isolation --outdir _build/wheel . > /dev/null"
+
+
+rule site:
+    input:
+        "_config.yml", "_toc.yml",
+        sorted(str(path) for path in Path("book").rglob("*") if path.is_file()),
+        expand("notebooks/{name}.ipynb", name=NOTEBOOKS),
+        expand("_build/executed/notebooks/{name}.ipynb", name=NOTEBOOKS),
+        rules.ledger.output,
+        wheel=WHEEL,
+    output: directory("_build/html")
+    params:
+        # A new public address changes the launch buttons, and so the site.
+        address=[os.environ.get("ABPN_SITE_URL", ""), os.environ.get("ABPN_REPOSITORY_URL", "")],
+    shell:
+        "{PYTHON} -m abpn_lib.site build --executed _build/executed/notebooks --ledger _build/ledger"
+        " --wheel {input.wheel} --out {output}"
+
+
+# From here on: only when asked for by name.
+
+MODELS = [f"{network}-{kind}" for network in NETWORKS for kind in ("fp32", "int8-ptq")] + ["abpn-int8-qat"]
+BENCHMARKS = [name for name in ("embedded", "set5", "set14", "bsd100", "urban100") if datasets.available(name)]
+
+
+rule train:
+    input: expand("runs/{network}/weights.npz", network=NETWORKS)
+
+
+rule quantize:
+    input: expand("runs/models/{model}.tflite", model=MODELS)
+
+
+rule evaluate:
+    input: expand("runs/records/{model}-{data}.json", model=MODELS, data=BENCHMARKS)
+
+
+# A run that was killed goes on from its last checkpoint: only the finished weights are named as output.
+rule train_network:
+    output: "runs/{network}/weights.npz"
+    shell: "{ABPN} train --recipe first --network {wildcards.network} --out runs/{wildcards.network}"
+
+
+rule quantize_network:
+    input: "runs/{network}/weights.npz"
+    output: "runs/models/{network}-fp32.tflite", "runs/models/{network}-int8-ptq.tflite"
+    shell: "{ABPN} quantize --run runs/{wildcards.network} --out runs/models"
+
+
+# QAT writes the two others again: it has a folder of its own.
+rule quantize_aware:
+    input: "runs/abpn/weights.npz"
+    output: "runs/models/abpn-int8-qat.tflite"
+    shell:
+        "{ABPN} quantize --run runs/abpn --out runs/qat --qat qat-first"
+        " && cp runs/qat/abpn-int8-qat.tflite runs/qat/abpn-int8-qat.json runs/models/"
+
+
+rule evaluate_model:
+    input: "runs/models/{model}.tflite"
+    output: "runs/records/{model}-{data}.json"
+    wildcard_constraints:
+        data="|".join(BENCHMARKS),
+    shell: "{ABPN} evaluate --model {input} --data {wildcards.data} --out {output}"

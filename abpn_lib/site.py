@@ -1,0 +1,408 @@
+"""The steps from notebooks to the rendered site: what the ``Snakefile`` calls, and nothing that a reader needs.
+
+Each step takes paths and writes paths; a step that fails leaves no output behind that a later one
+could use. `python -m abpn_lib.site STEP --help` runs a single step by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml  # type: ignore[import-untyped]
+from bs4 import BeautifulSoup
+
+from abpn_lib import claims, results
+from abpn_lib.files import sha256, write_atomically
+
+__all__ = ["Address", "SiteError", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
+
+_COLAB = "https://colab.research.google.com"
+# The branch that holds the published site: Colab opens notebooks from a repository, so it finds the copies there.
+_SITE_BRANCH = "gh-pages"
+# Files beside the modules that a module reads: they count as inputs of what imports it.
+_DATA = {
+    "datasets": ("registry.csv",), "models": ("models/*",), "book": ("records/*.json",), "claims": ("records/*.json",),
+}
+
+
+class SiteError(Exception):
+    """A step that failed; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the book will be published: the site's public base and the repository; "" where not known."""
+
+    site: str = ""
+    repository: str = ""
+
+    @classmethod
+    def from_environment(cls) -> Address:
+        """The address that ABPN_SITE_URL and ABPN_REPOSITORY_URL name.
+
+        Raises
+        ------
+        SiteError
+            If one of them is not such an address.
+        """
+        site = os.environ.get("ABPN_SITE_URL", "").rstrip("/")
+        repository = os.environ.get("ABPN_REPOSITORY_URL", "").rstrip("/").removesuffix(".git")
+        if site and not re.fullmatch(r"https?://[^\s\"'{}]+", site):
+            raise SiteError(f"ABPN_SITE_URL is {site!r}, which is not a web address")
+        if repository and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", repository):
+            raise SiteError(f"ABPN_REPOSITORY_URL is {repository!r}; Colab needs https://github.com/OWNER/NAME")
+        return cls(site, repository)
+
+    @property
+    def colab(self) -> str:
+        """Below this address Colab opens the site's notebook copies; "" unless site and repository are known."""
+        if not (self.site and self.repository):
+            return ""
+        return f"{_COLAB}/github/{self.repository.removeprefix('https://github.com/')}/blob/{_SITE_BRANCH}/colab"
+
+
+def dependencies(notebook: Path, library: Path) -> list[Path]:
+    """The files of the package folder `library` that a notebook or module depends on: what it imports, transitively.
+
+    Imports inside functions count. Data files that a module reads (models, records, the registry) come with it.
+    """
+    names = _imported(_code(notebook))
+    pending = list(names)
+    while pending:
+        for name in _imported(_module(library, pending.pop()).read_text()) - names:
+            names.add(name)
+            pending.append(name)
+    modules = {_module(library, name) for name in names} | {library / "__init__.py"}
+    data = {path for name in names for pattern in _DATA.get(name, ()) for path in library.glob(pattern)}
+    return sorted(modules | {path for path in data if path.is_file()})
+
+
+def execute(
+    notebook: Path, executed: Path, records: Path, *, parameters: Mapping[str, str] | None = None, timeout: int = 600
+) -> None:
+    """Run a notebook from top to bottom; write it with its outputs, and the records it kept, or write neither.
+
+    It runs in an empty folder, in this interpreter's own kernel. `timeout` holds for each cell, in
+    seconds. On failure the notebook is left in ``_build/failed`` as far as it came.
+
+    Raises
+    ------
+    SiteError
+        If a parameter is not in the cell tagged ``parameters``, or a cell fails or takes too long.
+    """
+    _demand_parameters(notebook, parameters or {})
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        (scratch / "here").mkdir()
+        command = [
+            sys.executable, "-m", "papermill", str(notebook.resolve()), str(scratch / "out.ipynb"), "--no-progress-bar",
+            "--kernel", "python3", "--execution-timeout", str(timeout), "--cwd", str(scratch / "here"),
+        ]
+        for key, value in (parameters or {}).items():
+            command += ["-p", key, value]
+        done = subprocess.run(command, env=_environment(scratch), capture_output=True, text=True)
+        if done.returncode:
+            kept = Path("_build/failed") / notebook.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if (scratch / "out.ipynb").is_file():
+                shutil.copyfile(scratch / "out.ipynb", kept)
+            raise SiteError(f"{notebook} failed; {kept} shows how far it came\n{_last_lines(done.stderr, 25)}")
+        kept_records = [record for path in sorted(scratch.glob("records/*.json")) for record in results.load(path)]
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        records.parent.mkdir(parents=True, exist_ok=True)
+        results.save(records, kept_records)
+        write_atomically(executed, nbformat.writes(_cleaned(scratch / "out.ipynb")).encode())
+
+
+def write_ledger(record_files: Iterable[Path], page: Path, summary: Path) -> None:
+    """Judge every claim by this run's records and the shipped ones; write the ledger's page and the opening summary."""
+    measured = [record for path in record_files for record in results.load(path, "measured")]
+    judged = claims.ledger([*measured, *results.recorded()])
+    for path, text in ((page, claims.to_markdown(judged)), (summary, _summary(judged))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def build(root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, address: Address) -> None:
+    """Build the whole site from sources, executed notebooks, the ledger's two files and the wheel, then check it.
+
+    `site` appears only when everything, the check included, has passed.
+
+    Raises
+    ------
+    SiteError
+        If Sphinx warns or fails, or the check finds a problem.
+    """
+    work = site.parent / "staged"
+    shutil.rmtree(work, ignore_errors=True)
+    _stage(root, executed, ledger, work / "source", address)
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")), "build", str(work / "source"), "--path-output", str(work),
+        "--builder", "html", "-n", "-W", "--keep-going", "--quiet",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    pages = work / "_build" / "html"
+    if done.returncode or not (pages / "index.html").is_file():
+        raise SiteError(f"jupyter-book refused the book\n{_last_lines(done.stdout + done.stderr, 60)}")
+    (pages / "wheel").mkdir()
+    shutil.copyfile(wheel, pages / "wheel" / wheel.name)
+    (pages / "colab").mkdir()
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        copy = colab_copy(notebook, wheel, address.site)
+        write_atomically(pages / "colab" / notebook.name, nbformat.writes(copy).encode())
+    _point_buttons_at_copies(pages, address)
+    problems = check(pages, address)
+    if problems:
+        raise SiteError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
+    shutil.rmtree(site, ignore_errors=True)
+    pages.replace(site)
+
+
+def colab_copy(notebook: Path, wheel: Path, site: str) -> nbformat.NotebookNode:
+    """The notebook with a cell in front of all other code that installs the site's own wheel, pinned by its hash.
+
+    The wheel is taken from `site`, or from the address that the environment variable ABPN_SITE names.
+    """
+    copy = nbformat.read(notebook, as_version=4)
+    source = (
+        "# Installs the library at the very commit that this page was built from.\n"
+        "import os\n"
+        f'SITE = os.environ.get("ABPN_SITE", "{site}")\n'
+        'assert SITE, "put the address that serves this book between the last quotes of the line above"\n'
+        f'%pip install --quiet "abpn-lib[quantize] @ {{SITE}}/wheel/{wheel.name}#sha256={sha256(wheel)}"'
+    )
+    places = [number for number, cell in enumerate(copy.cells) if "colab-install" in cell.metadata.get("tags", ())]
+    if places:
+        copy.cells[places[0]].update(source=source)
+    else:
+        first_code = next((number for number, cell in enumerate(copy.cells) if cell.cell_type == "code"), 0)
+        # A fixed id: the same notebook and wheel give the same copy.
+        copy.cells.insert(first_code, nbformat.v4.new_code_cell(source, id="colab-install"))
+    for cell in copy.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    return copy
+
+
+def check(pages: Path, address: Address) -> list[str]:
+    """What is wrong with a built site, one line each.
+
+    Images without alternative text, links and launch buttons that lead nowhere, paths of this machine.
+    """
+    parsed = {
+        path: BeautifulSoup(path.read_text(), "html.parser")
+        for path in sorted(pages.rglob("*.html")) if "_static" not in path.relative_to(pages).parts
+    }
+    anchors = {
+        path.resolve(): {str(tag[key]) for key in ("id", "name") for tag in page.find_all(attrs={key: True})}
+        for path, page in parsed.items()
+    }
+    problems = []
+    for path, page in parsed.items():
+        found = [
+            *_image_problems(page),
+            *_link_problems(path.resolve(), page, pages.resolve(), anchors),
+            *_button_problems(page, pages, address),
+        ]
+        if str(Path.cwd()) in path.read_text():
+            found.append("shows a local path of the machine that built it")
+        problems += [f"{path.relative_to(pages)}: {problem}" for problem in found]
+    return problems
+
+
+def _image_problems(page: BeautifulSoup) -> list[str]:
+    problems = []
+    for image in page.find_all("img"):
+        alt = str(image.get("alt", "")).strip()
+        # Sphinx and Jupyter fall back to the file's name, which tells nobody anything.
+        if not alt or re.search(r"\.(png|jpe?g|svg|gif|webp)$", alt, re.IGNORECASE):
+            problems.append(f"the image {str(image.get('src'))[:60]} has no alternative text")
+    return problems
+
+
+def _link_problems(path: Path, page: BeautifulSoup, pages: Path, anchors: Mapping[Path, set[str]]) -> list[str]:
+    problems = []
+    for tag in page.find_all(["a", "img", "link", "script"]):
+        address = str(tag.get("href") or tag.get("src") or "")
+        parts = urllib.parse.urlsplit(address)
+        if parts.scheme or parts.netloc:
+            continue
+        target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+        if target.is_dir():
+            target = target / "index.html"
+        fragment = urllib.parse.unquote(parts.fragment)
+        if not (target.is_file() and target.is_relative_to(pages)):
+            problems.append(f"{address} leads nowhere")
+        elif fragment and target in anchors and fragment not in anchors[target]:
+            problems.append(f"{address} names no place on that page")
+    return problems
+
+
+def _button_problems(page: BeautifulSoup, pages: Path, address: Address) -> list[str]:
+    problems = []
+    for tag in page.find_all("a", href=True):
+        target = str(tag["href"])
+        if not target.startswith((_COLAB, "https://mybinder.org")):
+            continue
+        name = target.removeprefix(f"{address.colab}/")
+        if not address.colab or name == target or not (pages / "colab" / name).is_file():
+            problems.append(f"the launch button {target} is dead")
+    return problems
+
+
+def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Address) -> None:
+    shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated"))
+    shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
+    (target / "notebooks").mkdir()
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        shutil.copyfile(executed / notebook.name, target / "notebooks" / notebook.name)
+    (target / "book" / "_generated").mkdir()
+    shutil.copyfile(ledger / "claims.md", target / "book" / "claims.md")
+    shutil.copyfile(ledger / "verdicts.md", target / "book" / "_generated" / "verdicts.md")
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    if address.repository:
+        config["repository"] = {"url": address.repository, "branch": _SITE_BRANCH}
+        config.setdefault("html", {})["use_repository_button"] = True
+    if address.colab:
+        config["launch_buttons"] = {"colab_url": _COLAB}
+    if address.site:
+        config.setdefault("html", {})["baseurl"] = address.site
+    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def _point_buttons_at_copies(pages: Path, address: Address) -> None:
+    # The theme can only point Colab at the page's own path; the copies that install the wheel lie under colab/.
+    if address.colab:
+        for path in pages.glob("notebooks/*.html"):
+            text = path.read_text().replace(f"/blob/{_SITE_BRANCH}/notebooks/", f"/blob/{_SITE_BRANCH}/colab/")
+            write_atomically(path, text.encode())
+
+
+def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
+    rows = []
+    for verdict in ("reproduced", "partly", "not reproduced", "not testable here"):
+        ids = [claim.id for claim, judgement in judged if judgement.verdict == verdict]
+        groups = Counter(id.split(".")[0] if "." in id else "S" for id in ids)
+        names = {"T1": "Table 1", "T2": "Table 2", "T3": "Table 3", "T4": "Table 4", "F3": "Figure 3"}
+        parts = [f"{name}: {groups[key]}" for key, name in names.items() if groups[key]]
+        parts += [", ".join(id for id in ids if "." not in id)] if groups["S"] else []
+        rows.append(f"| {verdict} | {len(ids)} | {'; '.join(parts) or 'none'} |")
+    return f"Of {len(judged)} claims:\n\n| verdict | claims | which |\n|---|--:|---|\n" + "\n".join(rows) + "\n"
+
+
+def _code(path: Path) -> str:
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    # IPython's own lines are not Python.
+    return re.sub(r"^\s*[%!].*$", "", "\n".join(cells), flags=re.MULTILINE)
+
+
+def _imported(source: str) -> set[str]:
+    """The modules of abpn_lib that Python source imports, without the package's name."""
+    dotted = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            dotted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "abpn_lib":
+            dotted |= {f"abpn_lib.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            dotted.add(node.module)
+    return {name.split(".")[1] for name in dotted if name.startswith("abpn_lib.")}
+
+
+def _module(library: Path, name: str) -> Path:
+    package = library / name / "__init__.py"
+    return package if package.is_file() else library / f"{name}.py"
+
+
+def _demand_parameters(notebook: Path, parameters: Mapping[str, str]) -> None:
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = "\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+    names = {target.id for node in ast.walk(ast.parse(tagged)) if isinstance(node, ast.Assign)
+             for target in node.targets if isinstance(target, ast.Name)}
+    unknown = sorted(set(parameters) - names)
+    if unknown:
+        raise SiteError(f"{notebook} has no parameter {unknown[0]!r}; there are {', '.join(sorted(names)) or 'none'}")
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    changed = {
+        # This interpreter's kernel, whatever kernels the user has installed elsewhere.
+        "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"),
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "ABPN_RECORDS_OUT": str(scratch / "records"),
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+    }
+    if os.environ.get("ABPN_DATA"):
+        changed["ABPN_DATA"] = str(Path(os.environ["ABPN_DATA"]).resolve())
+    return {**os.environ, **changed}
+
+
+def _cleaned(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook without papermill's notes (times, local paths); injected parameters are not shown."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.metadata["tags"].append("remove-cell")
+    return notebook
+
+
+def _last_lines(text: str, count: int) -> str:
+    return "\n".join(text.strip().splitlines()[-count:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m abpn_lib.site", description="One step of the way to the site.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    step = steps.add_parser("execute", help="run a notebook")
+    step.add_argument("notebook", type=Path)
+    step.add_argument("--out", type=Path, required=True, help="the notebook with its outputs")
+    step.add_argument("--records", type=Path, required=True, help="the records it keeps")
+    step.add_argument("--timeout", type=int, default=600, help="seconds for each cell (600)")
+    step.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[])
+    step = steps.add_parser("ledger", help="write the ledger's page and the opening page's summary")
+    step.add_argument("records", type=Path, nargs="*", help="records of this run")
+    step.add_argument("--page", type=Path, required=True)
+    step.add_argument("--summary", type=Path, required=True)
+    step = steps.add_parser("build", help="build and check the site; reads ABPN_SITE_URL and ABPN_REPOSITORY_URL")
+    step.add_argument("--executed", type=Path, required=True, help="folder of executed notebooks")
+    step.add_argument("--ledger", type=Path, required=True, help="folder of claims.md and verdicts.md")
+    step.add_argument("--wheel", type=Path, required=True)
+    step.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step; a failure is said on standard error and gives status 2."""
+    given = _parser().parse_args(arguments)
+    try:
+        if given.step == "execute":
+            execute(given.notebook, given.out, given.records, parameters=dict(given.parameters), timeout=given.timeout)
+        elif given.step == "ledger":
+            write_ledger(given.records, given.page, given.summary)
+        else:
+            build(Path(), given.executed, given.ledger, given.wheel, given.out, Address.from_environment())
+    except (SiteError, results.ResultError, OSError) as error:
+        print(f"{given.step}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
