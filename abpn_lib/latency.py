@@ -1,0 +1,411 @@
+"""How long a network or a meta-node takes on this machine: Tables 1 and 2, measured honestly.
+
+Candidates are timed in turn, A B C A B C, so that a machine that slows down slows all of them; each
+pair of candidates is compared within its rounds. No sample is thrown away: the median and its
+order-statistic interval do not need it. Wall time answers "how long", CPU time is the steadier
+comparison where other programs run beside; both are kept.
+
+An x86 or Arm core is not the paper's NPU (a Synaptics Dolphin): orders and ratios can be compared with the
+paper's, milliseconds cannot.
+
+Source: section 3.1 and Table 1 (meta-nodes); Table 2 (networks).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from abpn_lib.files import sha256, write_atomically
+from abpn_lib.models import ModelError, weights
+from abpn_lib.results import Context, Record
+
+__all__ = [
+    "META_NODES", "LatencyError", "Timing", "build_meta_nodes", "conditions", "invoker", "measure",
+    "networks_for_latency", "operators", "paired_ratio", "timing_records", "within_noise",
+]
+
+Kernels = Literal["xnnpack", "builtin"]
+Clock = Literal["wall", "cpu"]
+
+_OPERATORS = {
+    "split": "SPLIT",
+    "concat": "CONCATENATION",
+    "add": "ADD",
+    "multiply": "MUL",
+    "max-pool": "REDUCE_MAX",
+    "average-pool": "MEAN",
+    "conv3": "CONV_2D",
+    "conv1": "CONV_2D",
+    "relu": "RELU",
+    "leaky-relu": "LEAKY_RELU",
+    "nearest": "RESIZE_NEAREST_NEIGHBOR",
+    "bilinear": "RESIZE_BILINEAR",
+}
+
+META_NODES = tuple(_OPERATORS)
+"""Table 1's twelve nodes, in its order; each is one operator of TFLite."""
+
+_SCALE = 3
+
+
+class LatencyError(Exception):
+    """Something that cannot be timed; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One candidate's times in milliseconds, over all rounds.
+
+    `low_ms` to `high_ms` covers the median wall time with at least 95 % (with fewer than six rounds it is
+    least to greatest, which covers less). `samples` are the wall times, `cpu_samples` the CPU times of the
+    whole process (all threads), both in the order of the rounds.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    cpu_ms: float
+    samples: tuple[float, ...]
+    cpu_samples: tuple[float, ...]
+
+
+def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15, warmup: int = 2) -> dict[str, Timing]:
+    """Time every candidate once a round, in the mapping's order, after `warmup` rounds that do not count.
+
+    Raises
+    ------
+    LatencyError
+        If there are no candidates, no rounds, or a negative warm-up.
+    """
+    if not candidates:
+        raise LatencyError("there is nothing to time")
+    if rounds < 1 or warmup < 0:
+        raise LatencyError(f"rounds {rounds}, warmup {warmup}: at least 1 and 0 are needed")
+    for _ in range(warmup):
+        for call in candidates.values():
+            call()
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            samples[name].append(((time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000))
+    return {name: _timing(*zip(*pairs, strict=True)) for name, pairs in samples.items()}
+
+
+def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float, float, float]:
+    """How many times as long `a` took as `b`: the median over rounds of a/b, and its 95 % interval (low, high).
+
+    Both must come from one `measure`: only then were the two samples of a round taken side by side. On a
+    busy machine the `clock` "cpu" tells more.
+
+    Raises
+    ------
+    LatencyError
+        If the numbers of rounds differ, or a sample of `b` is too short for the clock.
+    """
+    over, under = (timing.samples if clock == "wall" else timing.cpu_samples for timing in (a, b))
+    if len(over) != len(under):
+        raise LatencyError(f"{len(over)} and {len(under)} rounds do not pair: time both in one call of measure")
+    if min(under) <= 0:
+        raise LatencyError("a call was too short for the clock: let it do more work")
+    return _median_interval(np.divide(over, under))
+
+
+def within_noise(a: Timing, b: Timing, *, clock: Clock = "wall") -> bool:
+    """Whether this measurement cannot tell the two apart: their paired ratio's interval holds 1."""
+    _, low, high = paired_ratio(a, b, clock=clock)
+    return low <= 1 <= high
+
+
+def invoker(
+    model: Path, height: int | None = None, width: int | None = None, *, threads: int = 1, kernels: Kernels = "xnnpack"
+) -> Callable[[], None]:
+    """A call that runs a .tflite once, ready to be timed: allocated, its inputs filled with random values.
+
+    Copying images in and out is not part of the call. `height` and `width` are the LR size in pixels; a model
+    of one size may go without. `kernels` "builtin" keeps TFLite's own kernels, "xnnpack" lets XNNPACK take the
+    operators it can (`operators` tells which).
+
+    Raises
+    ------
+    LatencyError
+        If the model cannot be read or run, does not take that size, or an option is out of range.
+    """
+    interpreter = _interpreter(model, height, width, threads, kernels)
+
+    def call() -> None:
+        interpreter.invoke()
+
+    return call
+
+
+def operators(
+    model: Path, height: int | None = None, width: int | None = None, *, kernels: Kernels = "xnnpack"
+) -> list[tuple[str, Kernels]]:
+    """Every operator of a .tflite with the kernels that run it, in the file's order.
+
+    Raises
+    ------
+    LatencyError
+        As `invoker`.
+    """
+    return _placed(_interpreter(model, height, width, 1, kernels)._get_ops_details())
+
+
+def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3) -> dict[str, Path]:
+    """Write each of `META_NODES` as an INT8 .tflite of one operator, int8 in and out; return the paths.
+
+    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that (rounded
+    down), the network's input, as in Table 1. The table does not say how many channels "1080p network output" has: 3 is the literal reading, and 28
+    channels at 360x640 is what an inner layer of the network sees. The split is into the least number of
+    equal parts, the convolutions keep the number of channels, values and weights are random: time does
+    not depend on them. Files that are there already are kept.
+
+    Raises
+    ------
+    LatencyError
+        If a size is out of range, or an export is not the one integer operator that it should be.
+    """
+    if min(height, width) < _SCALE or channels < 2:
+        raise LatencyError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for node, operator in _OPERATORS.items():
+        paths[node] = folder / f"{node}-{height}x{width}x{channels}.tflite"
+        if not paths[node].is_file():
+            content = _node(node, height, width, channels)
+            _assert_one_integer_operator(content, operator)
+            write_atomically(paths[node], content)
+    return paths
+
+
+def networks_for_latency(
+    folder: Path, names: Sequence[str], *, height: int = 360, width: int = 640, kind: Literal["int8", "fp32"] = "int8"
+) -> dict[str, Path]:
+    """Export networks for one LR size, uint8 in and out (or float32), for timing only; return the paths.
+
+    Weights are the shipped ones where there are any, else the initial ones, and ranges come from noise: time does
+    not depend on the values. A fixed size is what a phone or an NPU is given, and it drops the shape
+    arithmetic (SHAPE, SLICE, MUL) that an any-size resize needs. Files that are there already are kept.
+
+    Raises
+    ------
+    LatencyError
+        If a name is unknown, or INT8 export is not installed.
+    """
+    from abpn_lib import networks
+
+    unknown = [name for name in names if name not in networks.NETWORKS]
+    if unknown:
+        raise LatencyError(f"no network is called {unknown[0]!r}; there are {', '.join(networks.NETWORKS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}-{kind}-{height}x{width}.tflite" for name in names}
+    for name, path in paths.items():
+        if not path.is_file():
+            _export_network(name, path, height, width, kind)
+    return paths
+
+
+def conditions(height: int, width: int, *, threads: int = 1, kernels: Kernels = "xnnpack") -> dict[str, str]:
+    """The conditions of a latency record: size (width x height), threads and kernel path."""
+    return {"size": f"{width}x{height}", "threads": str(threads), "kernels": kernels}
+
+
+def timing_records(
+    timings: Mapping[str, Timing],
+    context: Context,
+    quantity: Literal["latency", "cpu-time"] = "latency",
+    conditions: Mapping[str, str] | None = None,
+    *,
+    subject: str = "{}",
+    models: Mapping[str, Path] | None = None,
+) -> list[Record]:
+    """One record (ms) of each timing: the median wall time ("latency"), or the median CPU time ("cpu-time").
+
+    `subject` makes the record's subject from the timing's name: "node-{}" for meta-nodes, "{}-int8-ptq" for
+    networks. `models` gives the files whose hashes are recorded.
+    """
+    records = []
+    for name, timing in timings.items():
+        median, low, high = _median_interval(timing.samples if quantity == "latency" else timing.cpu_samples)
+        rounds = len(timing.samples)
+        records.append(context.record(
+            quantity, subject.format(name), median, "ms", conditions=dict(conditions or {}), count=rounds,
+            spread=(low, high), spread_is=_INTERVAL if rounds >= _LEAST_ROUNDS else "least and greatest round",
+            model_sha256=sha256(models[name]) if models and name in models else "",
+        ))
+    return records
+
+
+_INTERVAL = "95 % interval of the median, by order statistics"
+_LEAST_ROUNDS = 6  # below, not even least to greatest covers the median with 95 %
+
+
+def _median_interval(samples: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
+    """The median and the two order statistics that hold the true one with at least 95 %, whatever the distribution."""
+    ranked = np.sort(np.asarray(samples, np.float64))
+    # As many samples may lie outside on each side as leave a binomial tail of 2.5 % at most.
+    outside = max(int(binom.ppf(0.025, len(ranked), 0.5)) - 1, 0)
+    return float(np.median(ranked)), float(ranked[outside]), float(ranked[-1 - outside])
+
+
+def _timing(wall: tuple[float, ...], cpu: tuple[float, ...]) -> Timing:
+    return Timing(*_median_interval(wall), float(np.median(cpu)), wall, cpu)
+
+
+def _interpreter(model: Path, height: int | None, width: int | None, threads: int, kernels: str) -> Any:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolvers = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    if kernels not in resolvers:
+        raise LatencyError(f"no kernels are called {kernels!r}; there are {', '.join(resolvers)}")
+    if threads < 1 or (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+        raise LatencyError(f"{threads} threads, size {width}x{height}: at least 1 of each is needed")
+    try:
+        interpreter = Interpreter(
+            model_path=str(model), num_threads=threads, experimental_op_resolver_type=resolvers[kernels]
+        )
+        _fit(interpreter, model, height, width)
+        interpreter.allocate_tensors()
+        rng = np.random.default_rng(0)
+        for tensor in interpreter.get_input_details():
+            interpreter.set_tensor(tensor["index"], _noise(rng, tuple(tensor["shape"]), tensor["dtype"]))
+        # Whatever cannot run shall show here, not in the midst of a measurement.
+        interpreter.invoke()
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines() or ["no reason given"]
+        raise LatencyError(f"{model} is not a model that can be run ({reason[0]})") from error
+    return interpreter
+
+
+def _fit(interpreter: Any, model: Path, height: int | None, width: int | None) -> None:
+    """Give every input of any size the size asked for; refuse another size where it is fixed."""
+    for tensor in interpreter.get_input_details():
+        signature = tuple(int(n) for n in tensor["shape_signature"])
+        if height is None or width is None:
+            if -1 in signature:
+                raise LatencyError(f"{model} takes any size: name the height and width to time it at")
+        elif len(signature) != 4 or any(n not in (-1, m) for n, m in zip(signature[1:3], (height, width), strict=True)):
+            raise LatencyError(f"{model} takes inputs of shape {signature}, not {width}x{height} images")
+        elif -1 in signature:
+            interpreter.resize_tensor_input(tensor["index"], (1, height, width, signature[3]))
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray:
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+    return rng.uniform(0, 255, shape).astype(dtype)
+
+
+def _placed(details: list[dict[str, Any]]) -> list[tuple[str, Kernels]]:
+    delegates = [op for op in details if op["op_name"] == "DELEGATE"]
+    entering = {int(i) for op in delegates for i in op["inputs"]}
+    leaving = {int(i) for op in delegates for i in op["outputs"]}
+    inside: set[int] = set()  # tensors that only delegated operators see
+    placed: list[tuple[str, Kernels]] = []
+    # Backwards, since an operator is delegated if its output leaves a delegate or feeds one from within.
+    for op in reversed([op for op in details if op["op_name"] != "DELEGATE"]):
+        delegated = any(int(i) in leaving or int(i) in inside for i in op["outputs"])
+        if delegated:
+            inside |= {int(i) for i in op["inputs"] if i >= 0} - entering
+        placed.append((op["op_name"], "xnnpack" if delegated else "builtin"))
+    return placed[::-1]
+
+
+def _node(node: str, height: int, width: int, channels: int) -> bytes:
+    """A meta-node as .tflite, through post-training quantisation on noise."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    shrink = _SCALE if node in ("nearest", "bilinear") else 1
+    shape = (1, height // shrink, width // shrink, channels)
+    inputs = 2 if node in ("concat", "add", "multiply") else 1
+    module = tf.Module()
+    module.node = tf.function(_node_function(node, height, width, channels, rng), autograph=False)
+    specs = [tf.TensorSpec(shape, tf.float32, name=f"x{i}") for i in range(inputs)]
+    concrete = module.node.get_concrete_function(*specs)
+    # An off-centre range, so that a ReLU cuts and a mean is not zero.
+    values = rng.uniform(-1, 3, shape).astype(np.float32)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    # The same values twice: equal input scales, so that a concatenation needs no requantisation.
+    converter.representative_dataset = lambda: iter([[values] * inputs])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    # uint8 would put a QUANTIZE operator at each end.
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def _node_function(node: str, height: int, width: int, channels: int, rng: np.random.Generator) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    def convolution(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        spread = (2 / (size * size * channels)) ** 0.5
+        kernel = rng.normal(0, spread, (size, size, channels, channels)).astype(np.float32)
+        bias = rng.normal(0, 0.1, channels).astype(np.float32)
+        return lambda x: tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+
+    enlarged = (height // _SCALE * _SCALE, width // _SCALE * _SCALE)
+    parts = next(n for n in range(2, channels + 1) if channels % n == 0)
+    functions: dict[str, Callable[..., Any]] = {
+        "split": lambda x: tf.split(x, parts, axis=-1),
+        "concat": lambda a, b: tf.concat([a, b], axis=-1),
+        "add": lambda a, b: a + b,
+        "multiply": lambda a, b: a * b,
+        "max-pool": lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True),
+        "average-pool": lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True),
+        "conv3": convolution(3),
+        "conv1": convolution(1),
+        "relu": tf.nn.relu,
+        "leaky-relu": lambda x: tf.nn.leaky_relu(x, 0.2),
+        "nearest": lambda x: tf.image.resize(x, enlarged, method="nearest"),
+        "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
+    }
+    return functions[node]
+
+
+def _assert_one_integer_operator(content: bytes, operator: str) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    graph = model.subgraphs[0]
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    codes = [model.operatorCodes[op.opcodeIndex] for op in graph.operators]
+    # Old operators are kept in the byte-sized field, where new ones have 127.
+    found = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes]
+    if found != [operator]:
+        made = ", ".join(found) or "nothing"
+        raise LatencyError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
+    integers = {schema.TensorType.INT8, schema.TensorType.INT32}
+    used = [i for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0]
+    if any(graph.tensors[i].type not in integers for i in used):
+        raise LatencyError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
+
+
+def _export_network(name: str, path: Path, height: int, width: int, kind: str) -> None:
+    from abpn_lib import networks, training
+
+    try:
+        from abpn_lib import quantization
+    except ImportError as error:
+        raise LatencyError("exporting needs tensorflow-model-optimization: install abpn-lib[quantize]") from error
+    model = networks.build(name)
+    try:
+        training.load_weights(model, weights(name))
+    except ModelError:
+        networks.start_as_identity(model, 0.1)  # none shipped
+    form = quantization.Export(height, width)
+    if kind == "fp32":
+        quantization.export_float(model, path, form)
+    else:
+        noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        quantization.export_int8(model, quantization.calibrate(model, [noise]), path, form)
