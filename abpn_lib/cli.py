@@ -172,6 +172,7 @@ def _add_train(commands: Any) -> None:
 
 def _training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--save-every", type=_positive, default=500, help="steps between checkpoints")
+    command.add_argument("--no-validation", action="store_true", help="skip the PSNR on embedded images at each checkpoint")
     command.add_argument("--threads", type=_positive, default=1, help="of TensorFlow; the bits of a run depend on it")
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
@@ -193,9 +194,11 @@ def _require(name: str) -> None:
         )
 
 
-def _validation(scale: int) -> list:
+def _validation(options: argparse.Namespace, scale: int) -> list[tuple[Any, Any]] | None:
     from abpn_lib.degradation import bicubic_down
 
+    if options.no_validation:
+        return None
     return [(bicubic_down(hr, scale), hr) for _, hr in datasets.images("embedded", scale=scale)][:4]
 
 
@@ -209,7 +212,7 @@ def _train(options: argparse.Namespace) -> None:
     _require(chosen.data)
     context = results.Context.here(options.command_line)
     images = (hr for _, hr in datasets.images(chosen.data, scale=chosen.scale))
-    training.train(chosen, images, options.out, validation=_validation(chosen.scale), save_every=options.save_every,
+    training.train(chosen, images, options.out, validation=_validation(options, chosen.scale), save_every=options.save_every,
                    progress=not options.quiet)
     training.write_provenance(options.out, chosen, context, options.threads)
     print(f"{options.out / 'weights.npz'}")
@@ -248,7 +251,7 @@ def _quantize(options: argparse.Namespace) -> None:
         folder = options.run_folder / "qat"
         images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
         tuned, tuned_ranges = quantization.train_qat(
-            model, ranges, recipe, images, folder, validation=_validation(recipe.scale),
+            model, ranges, recipe, images, folder, validation=_validation(options, recipe.scale),
             save_every=options.save_every, progress=not options.quiet,
         )
         training.write_provenance(folder, recipe, context, options.threads)

@@ -1,0 +1,126 @@
+"""Training: real tiny runs on the embedded images, one of them killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+
+from abpn_lib import networks, training
+from abpn_lib.degradation import bicubic_down
+
+
+@pytest.fixture(scope="module")
+def cat() -> np.ndarray:
+    return skimage.data.chelsea()[:300, :450]
+
+
+TINY = training.recipe("first", data="embedded", steps=12, batch=2, patch=16)
+COMMAND = [
+    sys.executable, "-m", "abpn_lib.cli", "train", "--data", "embedded", "--steps", "40", "--batch", "2", "--patch", "16",
+    "--save-every", "5", "--quiet", "--no-validation", "--out",
+]
+
+
+def test_recipes_are_the_papers() -> None:
+    paper = training.RECIPES["paper"]
+    assert (paper.steps, paper.rate, paper.batch, paper.patch, paper.start) == (1_000_000, 1e-3, 16, 64, "he")
+    assert paper.halve_at == (200_000, 400_000, 600_000, 800_000)
+    authors = training.RECIPES["authors"]
+    assert (authors.steps, authors.start) == (600_000, "glorot")
+    assert training.RECIPES["qat-paper"].rate == 1e-4
+
+
+def test_rate_halves_where_the_recipe_says() -> None:
+    optimizer = training._optimizer(training.RECIPES["paper"])
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 200_001, 400_001, 900_000)]
+    assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4, 6.25e-5])
+
+
+@pytest.mark.parametrize(("name", "changes", "word"), [
+    ("nonsense", {}, "nonsense"),
+    ("first", {"network": "resnet"}, "resnet"),
+    ("first", {"steps": 0}, "steps"),
+    ("first", {"seed": -1}, "seed"),
+])
+def test_bad_recipes_are_named(name: str, changes: dict, word: str) -> None:
+    with pytest.raises(training.TrainingError, match=word):
+        training.recipe(name, **changes)
+
+
+def test_batches_are_aligned_and_depend_on_seed_and_step_alone(cat: np.ndarray) -> None:
+    patches = training.Patches([cat], 3, 16)
+    lr, hr = training.batch_at(patches, 4, seed=1, step=7)
+    again, _ = training.batch_at(patches, 4, seed=1, step=7)
+    other, _ = training.batch_at(patches, 4, seed=1, step=8)
+    assert lr.shape == (4, 16, 16, 3) and hr.shape == (4, 48, 48, 3)
+    assert 0 <= lr.min() and lr.max() <= 1
+    np.testing.assert_array_equal(lr, again)
+    assert not np.array_equal(lr, other)
+    # An LR patch is its HR patch shrunk, away from the patch's border: flips and turns went the same way.
+    for small, large in zip(lr, hr, strict=True):
+        shrunk = bicubic_down(large, 3)
+        assert np.abs(shrunk - small)[4:-4, 4:-4].max() < 0.02
+
+
+def test_flips_and_rotations_all_occur() -> None:
+    ramp = np.tile(np.arange(48, dtype=np.uint8)[:, None, None] * 5, (1, 48, 3))
+    patches = training.Patches([ramp], 3, 16)
+    seen = {tuple(np.sign([lr[-1, 0, 0] - lr[0, 0, 0], lr[0, -1, 0] - lr[0, 0, 0]]).tolist())
+            for step in range(20) for lr in training.batch_at(patches, 4, 0, step)[0]}
+    assert seen == {(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)}
+
+
+def test_images_smaller_than_a_patch_are_refused() -> None:
+    with pytest.raises(training.TrainingError, match="48 pixels"):
+        training.Patches([np.zeros((30, 30, 3), np.uint8)], 3, 16)
+
+
+def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path: Path, cat: np.ndarray) -> None:
+    recipe = training.recipe("first", data="embedded", steps=40, batch=4, patch=16, start="he", average=0.0)
+    model = training.train(recipe, [cat], tmp_path, validation=[(bicubic_down(cat, 3), cat)], save_every=10, progress=False)
+    log = list(training.read_log(tmp_path))
+    assert [row["step"] for row in log] == [10, 20, 30, 40]
+    assert log[-1]["loss"] < log[0]["loss"]
+    fresh = networks.build("abpn")
+    training.load_weights(fresh, tmp_path / "weights.npz")
+    np.testing.assert_array_equal(fresh.get_weights()[0], model.get_weights()[0])
+    with pytest.raises(training.TrainingError, match="fsrcnn"):
+        training.load_weights(networks.build("fsrcnn"), tmp_path / "weights.npz")
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    subprocess.run([*COMMAND, str(unbroken)], check=True, capture_output=True)
+    process = subprocess.Popen([*COMMAND, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (broken / "log.csv").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "weights.npz").exists(), "the run ended before it could be killed: give it more steps"
+    stopped_at = list(training.read_log(broken))[-1]["step"]
+    assert 0 < stopped_at < 40
+    subprocess.run([*COMMAND, str(broken)], check=True, capture_output=True)
+    assert (broken / "weights.npz").read_bytes() == (unbroken / "weights.npz").read_bytes()
+    rows = [[(row["step"], row["loss"]) for row in training.read_log(folder)] for folder in (unbroken, broken)]
+    assert rows[0] == rows[1]
+
+
+def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, cat: np.ndarray) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(training.TrainingError, match="another recipe"):
+        training.train(TINY, [cat], tmp_path, progress=False)
+    assert (tmp_path / "recipe.json").read_text() == "{}"
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path, cat: np.ndarray) -> None:
+    training.train(TINY, [cat], tmp_path, progress=False)
+    (tmp_path / "checkpoint.npz").write_bytes(b"not a checkpoint")
+    with pytest.raises(training.TrainingError, match="checkpoint.npz"):
+        training.train(TINY, [cat], tmp_path, progress=False)
