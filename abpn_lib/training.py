@@ -65,7 +65,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     # Section 4.1: 1000 epochs, halved every 200. An epoch's length is not in the paper: 1000 batches, as in the code.
     "paper": Recipe("abpn", 1_000_000, halve_at=(200_000, 400_000, 600_000, 800_000)),
-    # The published code: 600 epochs of 1000 batches, Glorot start.
+    # The published code: 600 epochs of 1000 batches, Glorot-normal start.
     "authors": Recipe("abpn", 600_000, halve_at=(120_000, 240_000, 360_000, 480_000), start="glorot"),
     # About ten minutes on one core.
     "first": Recipe(
@@ -163,7 +163,7 @@ def build_start(recipe: Recipe) -> keras.Model:
         networks.start_as_identity(model, recipe.noise)
     elif recipe.start == "glorot":
         for i, weight in enumerate(w for w in model.trainable_weights if len(w.shape) == 4):
-            weight.assign(keras.initializers.GlorotUniform(seed=recipe.seed * 1000 + i)(weight.shape))
+            weight.assign(keras.initializers.GlorotNormal(seed=recipe.seed * 1000 + i)(weight.shape))
     return model
 
 
