@@ -270,7 +270,8 @@ ELSEWHERE: Mapping[str, Fact] = MappingProxyType({fact.id: fact for fact in (
     ),
     Fact(
         "epochs",
-        "The code trains for 600 epochs of 1000 batches, not 1000 epochs, and halves at 120, 240, 360 and 480.", _CODE, 600, "epochs",
+        "The code trains for 600 epochs of 1000 batches, not 1000 epochs, and halves at 120, 240, 360 and 480.",
+        _CODE, 600, "epochs",
     ),
     Fact("initialisation", "The code starts from Glorot initialisation, not He.", _CODE),
     Fact(
@@ -311,7 +312,7 @@ ELSEWHERE: Mapping[str, Fact] = MappingProxyType({fact.id: fact for fact in (
     ),
     Fact(
         "fsrcnn",
-        "The paper does not specify its FSRCNN. 28.1 dB in INT8 is about bicubic's level: a collapse under quantisation.",
+        "The paper does not specify its FSRCNN. 28.1 dB in INT8 is about bicubic's level: quantisation broke it.",
         "this project's reading of Table 3", 28.1, "dB",
     ),
 )})
