@@ -15,10 +15,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from abpn_lib import cli, metrics, models, paper
+from abpn_lib import cli, metrics, models, paper, site
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CI = ROOT / ".github" / "workflows" / "ci.yml"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "book").glob("*.md")))
 
 
@@ -96,12 +97,10 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflow_runs_what_ci_run_runs(path: Path) -> None:
-    runs = [step["run"].strip() for step in steps(path) if "run" in step]
-    assert runs
     own = make_commands((ROOT / ".ci" / "run").read_text())
     assert own == {"make book", "make test"}
-    called = {command for run in runs for command in (own if run == ".ci/run" else {run})}
-    assert called == own
+    runs = [step["run"].strip() for step in steps(path) if "run" in step]
+    assert {command for run in runs for command in (own if run == ".ci/run" else make_commands(run))} == own
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -121,10 +120,17 @@ def test_the_weekly_workflow_uses_no_cache() -> None:
 
 
 def test_public_addresses_come_from_the_environment_alone() -> None:
-    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    environments = [step["env"] for step in steps(ROOT / ".github" / "workflows" / "ci.yml") if "env" in step]
-    assert [{"ABPN_SITE_URL", "ABPN_REPOSITORY_URL"} <= set(environment) for environment in environments] == [True]
-    assert "https://" not in text
+    environments = [step["env"] for step in steps(CI) if step.get("run") == "make book"]
+    assert len(environments) == 1
+    for name in ("ABPN_SITE_URL", "ABPN_REPOSITORY_URL"):
+        assert re.fullmatch(r"\$\{\{ .*\bgithub\.repository.* \}\}", environments[0][name])
+
+
+def test_the_site_is_published_where_colab_looks_for_it() -> None:
+    (push,) = [step["run"] for step in steps(CI) if "git push" in step.get("run", "")]
+    address = site.Address("https://owner.github.io/book", "https://github.com/owner/book")
+    branch = address.colab.split("/blob/")[1].split("/")[0]
+    assert push.strip().endswith(f" {branch}")
 
 
 def test_ci_script_is_sound_bash() -> None:
