@@ -28,7 +28,7 @@ from abpn_lib.models import ModelError, weights
 from abpn_lib.results import Context, Record
 
 __all__ = [
-    "META_NODES", "LatencyError", "Timing", "build_meta_nodes", "conditions", "invoker", "measure",
+    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_meta_nodes", "conditions", "invoker", "measure",
     "networks_for_latency", "operators", "paired_ratio", "timing_records", "within_noise",
 ]
 
@@ -165,10 +165,10 @@ def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, cha
     """Write each of `META_NODES` as an INT8 .tflite of one operator, int8 in and out; return the paths.
 
     The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that (rounded
-    down), the network's input, as in Table 1. The table does not say how many channels "1080p network output" has: 3 is the literal reading, and 28
-    channels at 360x640 is what an inner layer of the network sees. The split is into the least number of
-    equal parts, the convolutions keep the number of channels, values and weights are random: time does
-    not depend on them. Files that are there already are kept.
+    down), the network's input, as in Table 1. The table does not say how many channels its "1080P network
+    output" has: 3 is the literal reading, and 28 channels at 360x640 is what an inner layer of the network
+    sees. The split is into the least number of equal parts, the convolutions keep the number of channels,
+    values and weights are random: time does not depend on them. Files that are there already are kept.
 
     Raises
     ------
@@ -186,6 +186,26 @@ def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, cha
             _assert_one_integer_operator(content, operator)
             write_atomically(paths[node], content)
     return paths
+
+
+def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
+    """Write ABRL's concatenation of nine copies of an LR image along its channels as an INT8 .tflite; return its path.
+
+    Section 3.2 sets its time against one concatenation in HR (S7), which is the "concat" of `build_meta_nodes`. A
+    file that is there already is kept.
+
+    Raises
+    ------
+    LatencyError
+        If the export is not the one integer operator that it should be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"concat9-{height}x{width}x{channels}.tflite"
+    if not path.is_file():
+        content = _node("concat9", height, width, channels)
+        _assert_one_integer_operator(content, "CONCATENATION")
+        write_atomically(path, content)
+    return path
 
 
 def networks_for_latency(
@@ -359,6 +379,7 @@ def _node_function(node: str, height: int, width: int, channels: int, rng: np.ra
     functions: dict[str, Callable[..., Any]] = {
         "split": lambda x: tf.split(x, parts, axis=-1),
         "concat": lambda a, b: tf.concat([a, b], axis=-1),
+        "concat9": lambda x: tf.concat([x] * 9, axis=-1),
         "add": lambda a, b: a + b,
         "multiply": lambda a, b: a * b,
         "max-pool": lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True),
