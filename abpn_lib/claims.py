@@ -356,7 +356,7 @@ def _above_median(network: str) -> _Rule:
         return of[f"{network}-fp32"] - statistics.median(of[subject] for subject in subjects)
 
     what = "The FP32 model's distance from the median of the five rows"
-    return _near(gap(subjects), 0.05, 0.15, tuple(subjects), gap, what)
+    return _near(gap(subjects), 0.04, 0.15, tuple(subjects), gap, what)
 
 
 def _drop_of(network: str) -> float:
@@ -900,8 +900,8 @@ def _recipe(model: str, steps: int, followed: Mapping[str, str], where: str) -> 
 
     text = (
         f"Whether the shipped {model} was trained by the recipe of {where}: {wanted}, {steps:,} batches "
-        "(an epoch is 1000 batches in the authors' code). Reproduced: wholly; partly: in at least half of it; otherwise "
-        "not testable here, since a description is not refuted by other training."
+        "(an epoch is 1000 batches in the authors' code). Reproduced: wholly; partly: in at least half of it; "
+        "otherwise not testable here, since a description is not refuted by other training."
     )
     return _Rule(text, judge, "a description")
 
@@ -931,8 +931,7 @@ def anchor(id: str) -> str:
 
 
 def to_json(entries: Sequence[tuple[Claim, Judgement]]) -> str:
-    """The ledger as a JSON list: one object per claim with the paper's values, the rule, the verdict and the "
-    "records."""
+    """The ledger as a JSON list: for each claim the paper's values, the rule, the verdict and the records."""
     return json.dumps([_as_data(entry, judgement) for entry, judgement in entries], indent=1, ensure_ascii=False)
 
 
