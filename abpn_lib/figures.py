@@ -118,17 +118,21 @@ def bars(
             heights = rows + (number - (len(series) - 1) / 2) * thickness
             shown = [float("nan") if value is None else value for value in values]
             # The first series is hatched too, so that colour is not the only difference.
-            drawn = axes.barh(
+            axes.barh(
                 heights, shown, thickness * 0.9, label=name, color=f"C{number}", hatch="" if number else "//",
                 edgecolor=matplotlib.rcParams["axes.edgecolor"], linewidth=0.5,
             )
-            printed = ["" if value is None else f"{value:.{digits}f}" for value in values]
-            axes.bar_label(drawn, printed, padding=4, fontsize=8)
-            for height, interval in zip(heights, (intervals or {}).get(name, ()), strict=False):
+            whiskers = (intervals or {}).get(name, [None] * len(labels))
+            for height, value, interval in zip(heights, values, whiskers, strict=True):
                 if interval:
                     axes.plot(interval, (height, height), color=matplotlib.rcParams["text.color"], linewidth=1.2)
+                if value is not None:
+                    # Behind the bar and its whisker, so that neither strikes the number through.
+                    end = max(value, *(interval or (value,)))
+                    place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
+                    axes.annotate(f"{value:.{digits}f}", (end, height), **place)
         axes.set_yticks(rows, labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlabel(f"{quantity} [{unit}]")
         if log:
             axes.set_xscale("log")

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from abpn_lib import figures
+
+
+def _line(figure: Figure) -> None:
+    axes = figure.add_subplot()
+    axes.plot([0, 1, 2], [2, 3, 5])
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("PSNR [dB]")
+
+
+def _pictures(shown: figures.Html) -> list[Image.Image]:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', shown._repr_html_())
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in found]
+
+
+def _ink(image: Image.Image) -> float:
+    """The mean brightness of what is drawn, 0 to 255."""
+    pixels = np.asarray(image.convert("RGBA")).astype(float)
+    drawn = pixels[..., 3] > 128
+    assert drawn.any()
+    return float(pixels[drawn][:, :3].mean())
+
+
+def test_one_call_draws_dark_ink_for_light_pages_and_light_ink_for_dark_ones() -> None:
+    light, dark = _pictures(figures.themed(_line, alt="PSNR by epoch", width=5, height=3))
+    assert light.size == dark.size == (5 * 96 * 2, 3 * 96 * 2)
+    assert _ink(light) < 110
+    assert _ink(dark) > 145
+    for image in (light, dark):
+        assert np.asarray(image)[0, 0, 3] == 0, "the ground is transparent"
+
+
+def test_only_the_light_drawing_shows_outside_the_book_and_both_have_the_text() -> None:
+    page = BeautifulSoup(figures.themed(_line, alt='PSNR "by" epoch <1>', caption="A & B")._repr_html_(), "html.parser")
+    light, dark = page.find_all("img")
+    assert light["alt"] == dark["alt"] == 'PSNR "by" epoch <1>'
+    assert "display:none" in dark["style"]
+    assert "display:none" not in light["style"]
+    assert page.figcaption.get_text() == "A & B"
+
+
+def test_the_same_data_gives_the_same_bytes() -> None:
+    assert figures.themed(_line, alt="a").html == figures.themed(_line, alt="a").html
+
+
+def test_drawing_leaves_no_trace_in_matplotlib() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.themed(_line, alt="a")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("alt", ["", "  "])
+def test_a_figure_without_text_is_refused(alt: str) -> None:
+    with pytest.raises(ValueError, match="alternative text"):
+        figures.themed(_line, alt=alt)
+
+
+def test_a_numeric_axis_without_label_is_refused() -> None:
+    def unlabelled(figure: Figure) -> None:
+        figure.add_subplot().plot([0, 1], [2, 3])
+
+    with pytest.raises(ValueError, match="axis has no label"):
+        figures.themed(unlabelled, alt="a line")
+
+
+def test_bars_show_a_missing_value_as_none() -> None:
+    shown = figures.bars(
+        ["3×3 convolution", "ReLU"], {"the paper": [4.3, 1.3], "measured": [2.0, None]},
+        quantity="latency", unit="ms", alt="latency of two nodes", intervals={"measured": [(1.8, 2.4), None]},
+    )
+    assert len(_pictures(shown)) == 2
+
+
+@pytest.mark.parametrize(("quantity", "unit"), [("latency", ""), ("", "ms")])
+def test_bars_without_unit_or_quantity_are_refused(quantity: str, unit: str) -> None:
+    with pytest.raises(ValueError, match="a quantity and a unit"):
+        figures.bars(["a"], {"b": [1.0]}, quantity=quantity, unit=unit, alt="bars")
+
+
+def test_bars_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 values for 2 labels"):
+        figures.bars(["a", "b"], {"c": [1.0]}, quantity="latency", unit="ms", alt="bars")
+
+
+def test_a_grid_shows_the_very_pixels() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    shown = figures.image_grid([("LR", pixels), ("HR", pixels[::-1])], alt="noise", zoom=3)
+    first, second = _pictures(shown)
+    assert np.array_equal(np.asarray(first), pixels)
+    assert np.array_equal(np.asarray(second), pixels[::-1])
+    page = BeautifulSoup(shown._repr_html_(), "html.parser")
+    assert [image["alt"] for image in page.find_all("img")] == ["noise: LR", "noise: HR"]
+    assert page.img["width"] == "60"
+
+
+def test_a_grid_of_floats_is_refused() -> None:
+    with pytest.raises(ValueError, match="float64"):
+        figures.image_grid([("LR", np.zeros((4, 4, 3)))], alt="black")  # type: ignore[list-item]

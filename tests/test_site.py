@@ -1,0 +1,265 @@
+"""The steps to the site, run for real on a book of one page and one notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from abpn_lib import results, site
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "abpn_lib"
+PUBLIC = site.Address("https://reader.github.io/abpn", "https://github.com/reader/abpn")
+
+KEEPS = """
+from abpn_lib import book, figures, results
+record = results.Context.here("a test").record("psnr", "abpn", 30.0 + gain, "dB")
+book.keep("any-name", [record])
+"""
+SHOWS = """
+import numpy as np
+figures.image_grid([("a black square", np.zeros((4, 4, 3), np.uint8))], alt="A test")
+"""
+
+
+def _notebook(path: Path, *code: str, parameters: str = "gain = 0.5") -> Path:
+    cells = [
+        nbformat.v4.new_markdown_cell("# A page\n\nIt cites {cite}`a` and leads [home](../book/index.md)."),
+        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *(nbformat.v4.new_code_cell(source) for source in code),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+# What a notebook depends on.
+
+
+def test_dependencies_are_transitive_and_leave_the_rest_out(tmp_path: Path) -> None:
+    notebook = _notebook(tmp_path / "n.ipynb", "%matplotlib inline\nfrom abpn_lib import metrics", "!ls")
+    assert {path.name for path in site.dependencies(notebook, LIBRARY)} == {"__init__.py", "metrics.py"}
+    through = site.dependencies(_notebook(tmp_path / "m.ipynb", "import abpn_lib.evaluation as e"), LIBRARY)
+    assert {LIBRARY / "evaluation.py", LIBRARY / "metrics.py", LIBRARY / "results.py"} <= set(through)
+    assert LIBRARY / "cli.py" not in through
+
+
+def test_an_import_inside_a_function_counts(tmp_path: Path) -> None:
+    notebook = _notebook(tmp_path / "n.ipynb", "def f():\n    from abpn_lib.metrics import psnr")
+    found = site.dependencies(notebook, LIBRARY)
+    assert LIBRARY / "metrics.py" in found
+
+
+def test_data_comes_with_the_module_that_reads_it(tmp_path: Path) -> None:
+    found = site.dependencies(_notebook(tmp_path / "n.ipynb", "from abpn_lib import datasets"), LIBRARY)
+    assert LIBRARY / "registry.csv" in found
+
+
+# Running notebooks.
+
+
+def test_a_run_gives_the_notebook_and_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = _notebook(tmp_path / "notebooks" / "page.ipynb", KEEPS, SHOWS)
+    executed, records = tmp_path / "out" / "page.ipynb", tmp_path / "records" / "page.json"
+    site.execute(notebook, executed, records, parameters={"gain": "0.25"})
+    assert [record.value for record in results.load(records)] == [30.25]
+    text = executed.read_text()
+    assert str(tmp_path) not in text, "papermill's local paths are gone"
+    tags = [cell.metadata.get("tags", []) for cell in nbformat.read(executed, 4).cells]
+    assert ["injected-parameters", "remove-cell"] in tags
+    assert "black square" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notebooks", "out", "records"]
+
+
+def test_a_failing_cell_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = _notebook(tmp_path / "page.ipynb", KEEPS, "1 / 0")
+    with pytest.raises(site.SiteError, match="ZeroDivisionError"):
+        site.execute(notebook, tmp_path / "out.ipynb", tmp_path / "out.json")
+    assert not (tmp_path / "out.ipynb").exists()
+    assert not (tmp_path / "out.json").exists()
+    assert "ZeroDivisionError" in (tmp_path / "_build" / "failed" / "page.ipynb").read_text()
+
+
+def test_a_cell_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = _notebook(tmp_path / "page.ipynb", "import time\ntime.sleep(600)")
+    with pytest.raises(site.SiteError, match="imeout"):
+        site.execute(notebook, tmp_path / "out.ipynb", tmp_path / "out.json", timeout=2)
+
+
+def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
+    notebook = _notebook(tmp_path / "n.ipynb")
+    with pytest.raises(site.SiteError, match="no parameter 'gian'; there are gain"):
+        site.execute(notebook, tmp_path / "o.ipynb", tmp_path / "o.json", parameters={"gian": "1"})
+
+
+def test_a_step_by_hand_fails_in_plain_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "abpn_lib.site", "ledger", "none.json", "--page", "p.md", "--summary", "s.md"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "none.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# The address.
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ABPN_SITE_URL", "reader.github.io"), ("ABPN_REPOSITORY_URL", "https://example.org/a/b"), ("ABPN_SITE_URL", 'https://a"b')],
+)
+def test_a_wrong_address_is_refused(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(site.SiteError, match=variable):
+        site.Address.from_environment()
+
+
+def test_the_address_is_read_without_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABPN_SITE_URL", f"{PUBLIC.site}/")
+    monkeypatch.setenv("ABPN_REPOSITORY_URL", f"{PUBLIC.repository}.git")
+    assert site.Address.from_environment() == PUBLIC
+    assert PUBLIC.colab == "https://colab.research.google.com/github/reader/abpn/blob/gh-pages/colab"
+    assert dataclasses.replace(PUBLIC, site="").colab == ""
+
+
+# The site.
+
+
+@pytest.fixture(scope="module")
+def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a book of three pages, one an executed notebook, with this project's own settings."""
+    root = tmp_path_factory.mktemp("book")
+    (root / "book").mkdir()
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n  - file: notebooks/page\n  - file: book/claims\n"
+    )
+    (root / "book" / "index.md").write_text(
+        "# Home\n\n```{include} _generated/verdicts.md\n```\n\n"
+        "[A page](../notebooks/page.ipynb), [claims](claims.md)\n\n```{bibliography}\n```\n"
+    )
+    (root / "book" / "references.bib").write_text("@misc{a, author={Du, Z.}, title={ABPN}, year={2021}}\n")
+    notebook = _notebook(root / "notebooks" / "page.ipynb", KEEPS, SHOWS)
+    site.execute(notebook, root / "executed" / "page.ipynb", root / "records.json")
+    site.write_ledger([root / "records.json"], root / "ledger" / "claims.md", root / "ledger" / "verdicts.md")
+    (root / "abpn_lib-0.1.0-py3-none-any.whl").write_bytes(b"stands for the wheel")
+    return root
+
+
+def _build(root: Path, address: site.Address) -> Path:
+    wheel = root / "abpn_lib-0.1.0-py3-none-any.whl"
+    site.build(root, root / "executed", root / "ledger", wheel, root / "html", address)
+    return root / "html"
+
+
+@pytest.fixture(scope="module")
+def public_site(small_book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("public")
+    return _build(shutil.copytree(small_book, root / "book"), PUBLIC)
+
+
+def test_a_site_without_address_has_no_button(small_book: Path) -> None:
+    pages = _build(small_book, site.Address())
+    page = (pages / "notebooks" / "page.html").read_text()
+    assert "colab.research" not in page
+    assert "github.com/reader" not in page
+    assert (pages / "index.html").is_file()
+    assert "custom.css" in page
+
+
+def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
+    page = BeautifulSoup((public_site / "notebooks" / "page.html").read_text(), "html.parser")
+    buttons = [a["href"] for a in page.find_all("a", href=True) if "colab.research" in a["href"]]
+    assert buttons == [f"{PUBLIC.colab}/page.ipynb"]
+    assert (public_site / "colab" / "page.ipynb").is_file()
+    assert page.find("a", href=PUBLIC.repository), "the repository's button"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ('<img src="../_static/custom.css">', "no alternative text"),
+        ('<img alt="../_images/plot.png" src="../_static/custom.css">', "no alternative text"),
+        ('<a href="gone.html">x</a>', "gone.html leads nowhere"),
+        ('<a href="../index.html#no-such-place">x</a>', "names no place"),
+        (f'<a href="{PUBLIC.colab}/gone.ipynb">x</a>', "is dead"),
+        (f"<p>{Path.cwd()}/data</p>", "local path"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(damage: str, said: str, public_site: Path, tmp_path: Path) -> None:
+    pages = shutil.copytree(public_site, tmp_path / "html")
+    assert site.check(pages, PUBLIC) == []
+    page = pages / "notebooks" / "page.html"
+    page.write_text(page.read_text().replace("</article>", f"{damage}</article>", 1))
+    problems = site.check(pages, PUBLIC)
+    assert len(problems) == 1
+    assert problems[0].startswith("notebooks/page.html: ")
+    assert said in problems[0]
+
+
+def test_a_broken_reference_builds_no_site(small_book: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(small_book, tmp_path / "book", ignore=shutil.ignore_patterns("html"))
+    with (root / "book" / "index.md").open("a") as file:
+        file.write("\n[nowhere](gone.md)\n")
+    with pytest.raises(site.SiteError, match=r"gone\.md"):
+        _build(root, site.Address())
+    assert not (root / "html").exists()
+
+
+def test_a_picture_without_text_builds_no_site(small_book: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(small_book, tmp_path / "book", ignore=shutil.ignore_patterns("html"))
+    (root / "book" / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    with (root / "book" / "index.md").open("a") as file:
+        file.write("\n![](dot.svg)\n")
+    with pytest.raises(site.SiteError, match="no alternative text"):
+        _build(root, site.Address())
+    assert not (root / "html").exists()
+
+
+# The Colab copies.
+
+
+def test_a_copy_installs_the_very_wheel_first(small_book: Path) -> None:
+    wheel = small_book / "abpn_lib-0.1.0-py3-none-any.whl"
+    notebook = small_book / "notebooks" / "page.ipynb"
+    copy = site.colab_copy(notebook, wheel, PUBLIC.site)
+    nbformat.validate(copy)
+    first = next(cell for cell in copy.cells if cell.cell_type == "code")
+    assert f"/wheel/{wheel.name}#sha256={site.sha256(wheel)}" in first.source
+    assert PUBLIC.site in first.source
+    assert copy == site.colab_copy(notebook, wheel, PUBLIC.site), "copies are reproducible"
+
+
+def test_a_copy_replaces_the_cell_made_for_it() -> None:
+    marked = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if "colab-install" in path.read_text()]
+    assert marked, "the project's notebooks mark the cell"
+    for path in marked:
+        original, copy = nbformat.read(path, 4), site.colab_copy(path, ROOT / "pyproject.toml", "")
+        assert len(copy.cells) == len(original.cells)
+        assert "%pip install" in next(cell for cell in copy.cells if cell.cell_type == "code").source
+
+
+# The graph: snakemake itself, without running a job.
+
+
+def test_snakemake_plans_every_notebook_of_the_book() -> None:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "2", "--nolock", "book"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 0, done.stderr
+    planned = done.stdout + done.stderr
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"_build/executed/notebooks/{notebook.name}" in planned
+    assert "train" not in planned, "training runs only when asked for"
