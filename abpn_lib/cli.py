@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith("abpn_lib."):
+        if isinstance(error, (OSError, UsageError)) or type(error).__module__.startswith("abpn_lib."):
             print(f"abpn: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         raise
@@ -49,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line, with its help."""
-    top = argparse.ArgumentParser(prog="abpn", description=(
-        "Anchor-based Plain Net: enlarge images three times in INT8, and train, quantise and measure the paper's networks."
-    ), epilog="`abpn COMMAND --help` explains a command. Data sets lie in the folder that ABPN_DATA names.")
+    top = argparse.ArgumentParser(
+        prog="abpn",
+        description=(
+            "Anchor-based Plain Net: enlarge images in INT8; train, quantise and measure the paper's networks."
+        ),
+        epilog="`abpn COMMAND --help` explains a command. Data sets lie in the folder that ABPN_DATA names.",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands)
     _add_upscale(commands)
@@ -64,9 +68,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}",
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"Example: {example}",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=run)
@@ -105,8 +114,13 @@ def _add_upscale(commands: Any) -> None:
 
 
 def _model_option(command: argparse.ArgumentParser, default: str | None = None) -> None:
-    command.add_argument("--model", metavar="NAME|PATH", default=default, required=default is None,
-                         help="a name that `abpn models` lists, or a .tflite file")
+    command.add_argument(
+        "--model",
+        metavar="NAME|PATH",
+        default=default,
+        required=default is None,
+        help="a name that `abpn models` lists, or a .tflite file",
+    )
 
 
 def _runtime_options(command: argparse.ArgumentParser) -> None:
@@ -156,15 +170,24 @@ def _upscale(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    command = _command(commands, "train", _train, "train a network in FP32, or go on with a run that was stopped",
-                       "abpn train --recipe first --network abpn --out runs/abpn")
+    command = _command(
+        commands,
+        "train",
+        _train,
+        "train a network in FP32, or go on with a run that was stopped",
+        "abpn train --recipe first --network abpn --out runs/abpn",
+    )
     command.add_argument("--recipe", default="first", help="a named recipe: first, paper, authors")
     command.add_argument("--network", default=None, help="the network (default: the recipe's)")
     command.add_argument("--data", default=None, help="the data set (default: the recipe's)")
     command.add_argument("--steps", type=_positive, default=None, help="training steps (default: the recipe's)")
     command.add_argument("--batch", type=_positive, default=None, help="patches in a batch (default: the recipe's)")
-    command.add_argument("--patch", type=_positive, default=None, help="LR pixels a side of a patch (default: the recipe's)")
-    command.add_argument("--scale", type=_positive, default=None, help="how many times to enlarge (default: the recipe's)")
+    command.add_argument(
+        "--patch", type=_positive, default=None, help="LR pixels a side of a patch (default: the recipe's)"
+    )
+    command.add_argument(
+        "--scale", type=_positive, default=None, help="how many times to enlarge (default: the recipe's)"
+    )
     command.add_argument("--seed", type=int, default=None, help="of weights and batches (default: the recipe's)")
     command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
     _training_options(command)
@@ -172,7 +195,9 @@ def _add_train(commands: Any) -> None:
 
 def _training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--save-every", type=_positive, default=500, help="steps between checkpoints")
-    command.add_argument("--no-validation", action="store_true", help="skip the PSNR on embedded images at each checkpoint")
+    command.add_argument(
+        "--no-validation", action="store_true", help="skip the PSNR on embedded images at each checkpoint"
+    )
     command.add_argument("--threads", type=_positive, default=1, help="of TensorFlow; the bits of a run depend on it")
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
@@ -206,27 +231,46 @@ def _train(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
     from abpn_lib import training
 
-    chosen = training.recipe(options.recipe, **{
-        field: getattr(options, field) for field in ("network", "data", "steps", "batch", "patch", "scale", "seed")
-    })
+    chosen = training.recipe(
+        options.recipe,
+        **{field: getattr(options, field) for field in ("network", "data", "steps", "batch", "patch", "scale", "seed")},
+    )
     _require(chosen.data)
     context = results.Context.here(options.command_line)
     images = (hr for _, hr in datasets.images(chosen.data, scale=chosen.scale))
-    training.train(chosen, images, options.out, validation=_validation(options, chosen.scale), save_every=options.save_every,
-                   progress=not options.quiet)
+    training.train(
+        chosen,
+        images,
+        options.out,
+        validation=_validation(options, chosen.scale),
+        save_every=options.save_every,
+        progress=not options.quiet,
+    )
     training.write_provenance(options.out, chosen, context, options.threads)
     print(f"{options.out / 'weights.npz'}")
 
 
 def _add_quantize(commands: Any) -> None:
-    command = _command(commands, "quantize", _quantize, "turn a training run into float32 and INT8 .tflite files",
-                       "abpn quantize --run runs/abpn --out models")
-    command.add_argument("--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished")
+    command = _command(
+        commands,
+        "quantize",
+        _quantize,
+        "turn a training run into float32 and INT8 .tflite files",
+        "abpn quantize --run runs/abpn --out models",
+    )
+    command.add_argument(
+        "--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished"
+    )
     command.add_argument("--out", type=Path, required=True, help="the folder to write the models to")
     command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     command.add_argument("--images", type=_positive, default=32, help="how many images to calibrate on, evenly spaced")
     command.add_argument("--per-tensor", action="store_true", help="one scale for each weight tensor, not each channel")
-    command.add_argument("--qat", metavar="RECIPE", default=None, help="also train quantisation-aware, by this recipe: qat-first, qat-paper, qat-authors")
+    command.add_argument(
+        "--qat",
+        metavar="RECIPE",
+        default=None,
+        help="also train quantisation-aware, by this recipe: qat-first, qat-paper, qat-authors",
+    )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
     _training_options(command)
@@ -242,17 +286,27 @@ def _quantize(options: argparse.Namespace) -> None:
     model = networks.build(base.network, base.scale)
     training.load_weights(model, options.run_folder / "weights.npz")
     context = results.Context.here(options.command_line)
-    ranges = quantization.calibrate(model, quantization.calibration_images(options.calibrate, options.images, base.scale))
+    ranges = quantization.calibrate(
+        model, quantization.calibration_images(options.calibrate, options.images, base.scale)
+    )
     writer = quantization.Writer(options.out, finished, context, not options.per_tensor)
     paths = [writer.fp32(model), writer.ptq(model, ranges, options.calibrate, options.images)]
     if options.qat:
-        recipe = training.recipe(options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data)
+        recipe = training.recipe(
+            options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data
+        )
         _require(recipe.data)
         folder = options.run_folder / "qat"
         images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
         tuned, tuned_ranges = quantization.train_qat(
-            model, ranges, recipe, images, folder, validation=_validation(options, recipe.scale),
-            save_every=options.save_every, progress=not options.quiet,
+            model,
+            ranges,
+            recipe,
+            images,
+            folder,
+            validation=_validation(options, recipe.scale),
+            save_every=options.save_every,
+            progress=not options.quiet,
         )
         training.write_provenance(folder, recipe, context, options.threads)
         paths.append(writer.qat(tuned, tuned_ranges, training.read_run(folder)))
@@ -261,18 +315,32 @@ def _quantize(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    command = _command(commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
-                       "abpn evaluate --model abpn-int8-qat --data set5")
+    command = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a model's PSNR and SSIM on a data set",
+        "abpn evaluate --model abpn-int8-qat --data set5",
+    )
     _model_option(command)
-    command.add_argument("--data", default="embedded", help=f"one of {', '.join(n for n in datasets.DATASETS if n != 'authors')}")
-    command.add_argument("--protocol", choices=["authors", "field"], default="authors",
-                         help="authors: RGB, border 1; field: Y channel, border 3")
+    command.add_argument(
+        "--data", default="embedded", help=f"one of {', '.join(n for n in datasets.DATASETS if n != 'authors')}"
+    )
+    command.add_argument(
+        "--protocol",
+        choices=["authors", "field"],
+        default="authors",
+        help="authors: RGB, border 1; field: Y channel, border 3",
+    )
     command.add_argument("--raw", action="store_true", help="read integer output as pixels, without its scale")
     command.add_argument("--workers", type=_positive, default=2, help="images scored at once")
     command.add_argument("--json", action="store_true", help="print records as JSON")
     command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
     command.add_argument("--subject", default=None, help="the name in the records (default: the model's)")
-    command.add_argument("--per-image", action="store_true", help="one record for each image too")
+    command.add_argument(
+        "--image", action="append", default=[], metavar="NAME", help="also one record for this image; again for more"
+    )
+    command.add_argument("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
     _runtime_options(command)
 
 
@@ -292,30 +360,41 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.data} holds no images")
     _require(options.data)
     scores = evaluation.evaluate(
-        upscale, datasets.images(options.data, scale=scale), scale=scale, protocol=protocol, workers=options.workers
+        upscale,
+        datasets.images(options.data, scale=scale),
+        scale=scale,
+        protocol=protocol,
+        with_ssim=not options.no_ssim,
+        workers=options.workers,
     )
     context = results.Context.here(options.command_line)
     subject = options.subject or Path(options.model).stem
     records = evaluation.records_of(scores, context, subject, options.data, protocol, digest)
-    if options.per_image:
-        records += evaluation.image_records(scores, context, subject, options.data, protocol, digest)
-    if options.out:
-        results.save(options.out, records)
-    if options.json:
-        print(json.dumps([asdict(record) for record in records], indent=1))
-    else:
-        for score in scores:
-            print(f"{score.name:24} {score.psnr:8.3f} dB  {score.ssim:.4f}")
-        mean = {record.quantity: record.value for record in records[:2]}
-        print(f"{'mean of ' + str(len(scores)):24} {mean['psnr']:8.3f} dB  {mean['ssim']:.4f}")
+    records += evaluation.records_of_images(scores, options.image, context, subject, options.data, protocol, digest)
+    _give(records, options)
+    if not options.json:
+        mean = evaluation.summary(scores)
+        rows = [
+            *((score.name, score.psnr, score.ssim) for score in scores),
+            (f"mean of {mean.images}", mean.psnr, mean.ssim),
+        ]
+        for name, psnr, ssim in rows:
+            print(f"{name:24} {psnr:8.3f} dB" + ("" if ssim is None else f"  {ssim:.4f}"))
 
 
 def _add_latency(commands: Any) -> None:
-    command = _command(commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine",
-                       "abpn latency abpn-int8-qat abpn-fp32 --threads 2")
+    command = _command(
+        commands,
+        "latency",
+        _latency,
+        "time models, or Table 1's meta-nodes, on this machine",
+        "abpn latency abpn-int8-qat abpn-fp32 --threads 2",
+    )
     command.add_argument("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones)")
     command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
-    command.add_argument("--size", default="640x360", help="LR width x height; with --nodes the HR one, 1920x1080")
+    command.add_argument(
+        "--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)"
+    )
     command.add_argument("--channels", type=_positive, default=3, help="of the meta-nodes' tensors")
     command.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds")
     command.add_argument("--json", action="store_true", help="print records as JSON")
@@ -335,37 +414,49 @@ def _latency(options: argparse.Namespace) -> None:
 
     from abpn_lib import latency
 
-    width, height = _size(options.size)
+    width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
     with tempfile.TemporaryDirectory() as scratch:
         if options.nodes:
-            if options.size == "640x360":
-                width, height = 1920, 1080
             _prepare_tensorflow(1)
             paths = latency.build_meta_nodes(Path(scratch), height=height, width=width, channels=options.channels)
-            candidates = {f"node-{name}": latency.invoker(
-                path, None, None, threads=options.threads, kernels=options.kernels) for name, path in paths.items()}
+            files, size = {f"node-{name}": path for name, path in paths.items()}, (None, None)
         else:
             names = options.models or [model.name for model in models.catalogue()]
-            candidates = {Path(name).stem: latency.invoker(
-                models.find(name), height, width, threads=options.threads, kernels=options.kernels) for name in names}
+            files, size = {Path(name).stem: models.find(name) for name in names}, (height, width)
+        candidates = {
+            name: latency.invoker(path, *size, threads=options.threads, kernels=options.kernels)
+            for name, path in files.items()
+        }
         timings = latency.measure(candidates, rounds=options.rounds)
-    conditions = {"size": f"{width}x{height}", "threads": str(options.threads), "kernels": options.kernels}
+    conditions = latency.conditions(height, width, threads=options.threads, kernels=options.kernels)
     if options.nodes:
         conditions["channels"] = str(options.channels)
     records = latency.timing_records(timings, results.Context.here(options.command_line), conditions=conditions)
+    _give(records, options)
+    if not options.json:
+        print(f"{width}x{height}, {options.threads} thread(s), {options.kernels} kernels, {options.rounds} rounds")
+        print(records[0].device)
+        for name, timing in timings.items():
+            interval = f"[{timing.low_ms:.2f}, {timing.high_ms:.2f}]"
+            print(f"{name:24} {timing.median_ms:9.2f} ms  {interval}  CPU {timing.cpu_ms:.2f} ms")
+
+
+def _give(records: Sequence[results.Record], options: argparse.Namespace) -> None:
+    """Write records where `--out` says, and print them where `--json` asks for it."""
     if options.out:
         results.save(options.out, records)
     if options.json:
         print(json.dumps([asdict(record) for record in records], indent=1))
-    else:
-        print(f"{width}x{height}, {options.threads} thread(s), {options.kernels} kernels, {options.rounds} rounds, {records[0].device}")
-        for name, timing in timings.items():
-            print(f"{name:24} {timing.median_ms:9.2f} ms  [{timing.low_ms:.2f}, {timing.high_ms:.2f}]  CPU {timing.cpu_ms:.2f} ms")
 
 
 def _add_claims(commands: Any) -> None:
-    command = _command(commands, "claims", _claims, "print the ledger: what the paper claims, what was measured, the verdict",
-                       "abpn claims --json")
+    command = _command(
+        commands,
+        "claims",
+        _claims,
+        "print the ledger: what the paper claims, what was measured, the verdict",
+        "abpn claims --json",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
 

@@ -35,8 +35,17 @@ from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import sha256, write_atomically
 
 __all__ = [
-    "Export", "QuantizationError", "Ranges", "Writer", "assert_full_integer", "calibrate", "calibration_images",
-    "export_float", "export_int8", "fake_quantize", "train_qat",
+    "Export",
+    "QuantizationError",
+    "Ranges",
+    "Writer",
+    "assert_full_integer",
+    "calibrate",
+    "calibration_images",
+    "export_float",
+    "export_int8",
+    "fake_quantize",
+    "train_qat",
 ]
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -50,7 +59,7 @@ class QuantizationError(Exception):
 
 
 class _PresetAverage(tfmot.quantization.keras.quantizers.MovingAverageQuantizer):
-    """tfmot's moving average, started at a measured range: a decay of 0.999 takes thousands of steps to leave its +-6."""
+    """tfmot's moving average, started at a measured range: its decay takes thousands of steps to leave +-6."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
@@ -251,13 +260,17 @@ class Writer:
         """``NETWORK-int8-ptq.tflite``."""
         path = self._path("int8-ptq")
         export_int8(model, ranges, path, per_channel=self.per_channel)
-        return self._describe(path, "int8-ptq", {"ranges": ranges, "calibration": {"data": calibrated_on, "images": images}})
+        return self._describe(
+            path, "int8-ptq", {"ranges": ranges, "calibration": {"data": calibrated_on, "images": images}}
+        )
 
     def qat(self, model: keras.Model, ranges: Ranges, run: training.Run) -> Path:
         """``NETWORK-int8-qat.tflite``; its own training run is the one described."""
         path = self._path("int8-qat")
         export_int8(model, ranges, path, per_channel=self.per_channel)
-        return self._describe(path, "int8-qat", {**run.provenance, "ranges": ranges, "started_from": self.run.provenance["recipe"]})
+        return self._describe(
+            path, "int8-qat", {**run.provenance, "ranges": ranges, "started_from": self.run.provenance["recipe"]}
+        )
 
     def _path(self, kind: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,21 @@ from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import write_atomically
 
 __all__ = [
-    "RECIPES", "Patches", "Recipe", "Run", "TrainingError", "batch_at", "build_start", "load_weights", "pixel_psnr",
-    "read_log", "read_run", "recipe", "save_weights", "train", "write_provenance",
+    "RECIPES",
+    "Patches",
+    "Recipe",
+    "Run",
+    "TrainingError",
+    "batch_at",
+    "build_start",
+    "load_weights",
+    "pixel_psnr",
+    "read_log",
+    "read_run",
+    "recipe",
+    "save_weights",
+    "train",
+    "write_provenance",
 ]
 
 
@@ -69,7 +82,14 @@ RECIPES: Mapping[str, Recipe] = {
     "authors": Recipe("abpn", 600_000, halve_at=(120_000, 240_000, 360_000, 480_000), start="glorot"),
     # About ten minutes on one core.
     "first": Recipe(
-        "abpn", 12_000, schedule="cosine", patch=32, batch=8, start="identity", average=0.999, data="train",
+        "abpn",
+        12_000,
+        schedule="cosine",
+        patch=32,
+        batch=8,
+        start="identity",
+        average=0.999,
+        data="train",
     ),
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
@@ -213,8 +233,15 @@ def train(
     losses: list[float] = []
     started = time.perf_counter()
     done_before = float(rows[-1]["seconds"]) if rows else 0.0
-    bar = tqdm(batches(patches, recipe, first), total=recipe.steps, initial=first, unit="step",
-               desc=recipe.network, disable=not progress, mininterval=1.0)
+    bar = tqdm(
+        batches(patches, recipe, first),
+        total=recipe.steps,
+        initial=first,
+        unit="step",
+        desc=recipe.network,
+        disable=not progress,
+        mininterval=1.0,
+    )
     for step, (lr, hr) in enumerate(bar, start=first + 1):
         losses.append(float(step_function(lr, hr)))
         if step % save_every == 0 or step == recipe.steps:
@@ -236,8 +263,14 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
         values = [recipe.rate / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
     return keras.optimizers.Adam(
-        rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False,
-        use_ema=recipe.average > 0, ema_momentum=recipe.average or 0.99, ema_overwrite_frequency=None,
+        rate,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        jit_compile=False,
+        use_ema=recipe.average > 0,
+        ema_momentum=recipe.average or 0.99,
+        ema_overwrite_frequency=None,
     )
 
 
@@ -364,7 +397,9 @@ def read_run(folder: Path) -> Run:
         fields = {**provenance["recipe"], "halve_at": tuple(provenance["recipe"]["halve_at"])}
         return Run(Recipe(**fields), provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end") from error
+        raise TrainingError(
+            f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end"
+        ) from error
 
 
 def read_log(folder: Path) -> Iterator[dict[str, float]]:

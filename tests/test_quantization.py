@@ -68,8 +68,14 @@ def test_per_channel_and_per_tensor_weights_differ_in_the_file(tmp_path: Path, p
     for per_channel in (True, False):
         path = tmp_path / f"{per_channel}.tflite"
         quantization.export_int8(model, ranges, path, per_channel=per_channel)
-        details = Interpreter(model_path=str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-        scales[per_channel] = max(len(t["quantization_parameters"]["scales"]) for t in details.get_tensor_details() if tuple(t["shape"]) == (28, 3, 3, 28))
+        details = Interpreter(
+            model_path=str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        scales[per_channel] = max(
+            len(t["quantization_parameters"]["scales"])
+            for t in details.get_tensor_details()
+            if tuple(t["shape"]) == (28, 3, 3, 28)
+        )
     assert scales == {True: 28, False: 1}
 
 
@@ -79,7 +85,8 @@ def test_without_the_clip_the_output_keeps_its_own_range(tmp_path: Path, pair: t
     path = tmp_path / "noclip.tflite"
     quantization.export_int8(model, ranges, path, clip=False)
     scale, zero = Interpreter(model_path=str(path)).get_output_details()[0]["quantization"]
-    assert scale == pytest.approx(1.7, abs=0.01) and zero == pytest.approx(45, abs=1)
+    assert scale == pytest.approx(1.7, abs=0.01)
+    assert zero == pytest.approx(45, abs=1)
     with pytest.raises(quantization.QuantizationError, match="does not saturate"):
         quantization.assert_full_integer(path.read_bytes())
 
@@ -90,7 +97,8 @@ def test_int8_interface_is_offered(tmp_path: Path, pair: tuple) -> None:
     path = tmp_path / "int8.tflite"
     quantization.export_int8(model, ranges, path, quantization.Export(24, 40, "int8"))
     details = Interpreter(model_path=str(path)).get_output_details()[0]
-    assert details["dtype"] is np.int8 and details["quantization"] == (1.0, -128)
+    assert details["dtype"] is np.int8
+    assert details["quantization"] == (1.0, -128)
 
 
 def test_a_float_file_is_not_full_integer(tmp_path: Path) -> None:
