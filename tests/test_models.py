@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import abpn_lib.models
+from abpn_lib import models
+from abpn_lib.files import sha256
+from abpn_lib.models import ModelError
+
+FOLDER = Path(abpn_lib.models.__file__).parent
+NAMES = [path.stem for path in sorted(FOLDER.glob("*.tflite"))]
+
+
+def test_the_catalogue_is_every_shipped_file_by_name() -> None:
+    assert [model.name for model in models.catalogue()] == NAMES
+    assert sorted(NAMES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_its_provenance(name: str) -> None:
+    model = next(model for model in models.catalogue() if model.name == name)
+    for key in ("name", "kind", "sha256", "recipe", "data", "seed", "steps", "device", "versions", "commit", "command"):
+        assert key in model.provenance
+    assert model.provenance["name"] == name
+    assert model.provenance["sha256"] == model.sha256 == sha256(FOLDER / f"{name}.tflite")
+    assert model.kind in ("fp32", "int8-ptq", "int8-qat")
+    assert name.endswith(f"-{model.kind}")
+    assert name == f"{model.provenance['recipe']['network']}-{model.kind}"
+    assert models.find(name) == model.path
+
+
+def test_no_provenance_stands_without_its_model() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} <= set(NAMES)
+
+
+@pytest.mark.skipif(not NAMES, reason="no models are in this checkout")
+def test_the_default_model_is_shipped() -> None:
+    assert models.DEFAULT in NAMES
+
+
+def test_a_models_own_file_is_found_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(b"")
+    assert models.find(str(path)) == path
+
+
+@pytest.mark.parametrize("name", ["", "abpn", "nowhere/mine.tflite", "../models"])
+def test_an_unknown_model_is_answered_with_the_known(name: str) -> None:
+    with pytest.raises(ModelError, match="neither a file nor a shipped model; there are") as caught:
+        models.find(name)
+    assert repr(name) in str(caught.value)
+    assert ", ".join(NAMES) in str(caught.value)
+
+
+def test_weights_are_shipped_for_every_float_model() -> None:
+    for name in NAMES:
+        if name.endswith("-fp32"):
+            assert models.weights(name.removesuffix("-fp32")).is_file()
+    with pytest.raises(ModelError, match="'edsr'"):
+        models.weights("edsr")

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from abpn_lib import networks
+from abpn_lib.networks import NETWORKS, TABLE2, Anchor, DepthToSpace, Resize
+
+
+def lr_batch(*, height: int = 7, width: int = 9, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((2, height, width, 3), np.float32)
+
+
+def nearest(lr: np.ndarray, scale: int) -> np.ndarray:
+    return lr.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+@functools.cache
+def built(name: str) -> keras.Model:
+    """A network as `build` makes it; tests that change one build their own."""
+    return networks.build(name)
+
+
+def with_random_biases(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Biases start at zero, which would hide what `rescale` does to them."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "bias" in weight.name:
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    return model
+
+
+def test_table_2_has_one_parameter_count() -> None:
+    # Table 2 gives 42.54 K in all its rows.
+    counts = {name: networks.parameter_count(built(name)) for name in TABLE2}
+    assert counts == dict.fromkeys(TABLE2, 42_539)
+
+
+def test_parameter_counts_by_hand() -> None:
+    def conv(kernel: int, c_in: int, c_out: int) -> int:
+        return kernel * kernel * c_in * c_out + c_out
+
+    code = conv(3, 3, 28) + 4 * conv(3, 28, 28) + conv(3, 28, 27) + conv(3, 27, 27)
+    text = conv(3, 3, 28) + 5 * conv(3, 28, 28) + conv(3, 28, 27)
+    assert (code, text) == (42_539, 43_035)
+    assert networks.parameter_count(built("abpn-text")) == text
+    # FSRCNN(56, 12, 4) on RGB: 5x5 feature, 1x1 shrink, four 3x3, 1x1 expand, 9x9 deconvolution; a slope per channel.
+    fsrcnn = (
+        conv(5, 3, 56) + 56 + conv(1, 56, 12) + 12 + 4 * (conv(3, 12, 12) + 12) + conv(1, 12, 56) + 56 + conv(9, 56, 3)
+    )
+    assert networks.parameter_count(built("fsrcnn")) == fsrcnn
+    assert networks.parameter_count(networks.build("abpn", 2, channels=16, pairs=3)) == (
+        conv(3, 3, 16) + 2 * conv(3, 16, 16) + conv(3, 16, 12) + conv(3, 12, 12)
+    )
+
+
+def test_table_2_differs_in_the_residual_alone() -> None:
+    def convolutions(name: str) -> list[tuple]:
+        return [tuple(weight.shape) for weight in built(name).weights]
+
+    assert all(convolutions(name) == convolutions("baseline") for name in TABLE2)
+
+    def others(name: str) -> list[str]:
+        return [type(layer).__name__ for layer in built(name).layers if not isinstance(layer, keras.layers.Conv2D)]
+
+    assert {name: others(name) for name in TABLE2} == {
+        "baseline": ["InputLayer", "DepthToSpace"],
+        "nearest": ["InputLayer", "DepthToSpace", "Resize", "Add"],
+        "bilinear": ["InputLayer", "DepthToSpace", "Resize", "Add"],
+        "fsrl": ["InputLayer", "Add", "DepthToSpace"],
+        "abpn": ["InputLayer", "Anchor", "Add", "DepthToSpace"],
+    }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_lr_size_is_taken(name: str) -> None:
+    for height, width in ((7, 9), (4, 5), (1, 1)):
+        sr = built(name)(lr_batch(height=height, width=width))
+        assert sr.shape == (2, 3 * height, 3 * width, 3)
+        assert sr.dtype == tf.float32
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_anchors_are_nearest_neighbour_bit_for_bit(scale: int) -> None:
+    # Section 3.2 (S10): repeat the channels s² times, add, shuffle = nearest-neighbour in image space.
+    rng = np.random.default_rng(scale)
+    lr = (rng.normal(0, 1, (2, 11, 13, 3)) * 10.0 ** rng.integers(-6, 6, (2, 11, 13, 3))).astype(np.float32)
+    ours = DepthToSpace(scale)(Anchor(scale)(lr)).numpy()
+    assert ours.tobytes() == nearest(lr, scale).tobytes()
+    # The paper's own wording of it, and TensorFlow's resize, agree.
+    concatenated = tf.concat([lr] * scale**2, axis=-1)
+    np.testing.assert_array_equal(Anchor(scale)(lr), concatenated)
+    np.testing.assert_array_equal(Resize(scale, "nearest")(lr), ours)
+
+
+def test_adding_anchors_before_the_shuffle_is_adding_nearest_after_it() -> None:
+    # The claim is about the sum: the two rows of Table 2 are one function, given the same weights.
+    abpn, interpolated = (with_random_biases(networks.build(name, seed=3)) for name in ("abpn", "nearest"))
+    np.testing.assert_array_equal(abpn(lr_batch()), interpolated(lr_batch()))
+
+
+def test_the_anchor_is_not_a_weight() -> None:
+    anchor = Anchor(3)
+    anchor(lr_batch())
+    assert anchor.weights == []
+
+
+def test_depth_to_space_by_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((2, 4, 5, 27), np.float32)
+    ours = DepthToSpace(3)(x).numpy()
+    for row in range(3):
+        for column in range(3):
+            for channel in range(3):
+                expected = x[..., (row * 3 + column) * 3 + channel]
+                np.testing.assert_array_equal(ours[:, row::3, column::3, channel], expected)
+
+
+def test_bilinear_by_its_definition() -> None:
+    # Half-pixel centres, clamped at borders.
+    lr = lr_batch()
+    position = np.clip((np.arange(7 * 3) + 0.5) / 3 - 0.5, 0, 6)
+    low = np.minimum(position.astype(int), 5)
+    share = (position - low).astype(np.float32)[:, None, None]
+    rows = lr[:, low] * (1 - share) + lr[:, low + 1] * share
+    ours = Resize(3, "bilinear")(lr).numpy()
+    np.testing.assert_allclose(ours[:, :, 1::3], rows, atol=1e-6)  # LR columns' own centres
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "bilinear"])
+def test_an_identity_start_without_noise_is_nearest_neighbour(name: str, scale: int) -> None:
+    model = networks.build(name, scale)
+    networks.start_as_identity(model, 0.0)
+    assert model(lr_batch()).shape == (2, 7 * scale, 9 * scale, 3)
+    np.testing.assert_allclose(model(lr_batch()), nearest(lr_batch(), scale), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_an_identity_start_of_the_bilinear_row_is_bilinear(scale: int) -> None:
+    model = networks.build("bilinear", scale)
+    networks.start_as_identity(model, 0.0)
+    assert model(lr_batch()).shape == (2, 7 * scale, 9 * scale, 3)
+    np.testing.assert_array_equal(model(lr_batch()), Resize(scale, "bilinear")(lr_batch()))
+
+
+@pytest.mark.parametrize("name", ["abpn", "baseline", "fsrcnn"])
+def test_noise_leaves_the_identity_start_near_and_not_at_it(name: str) -> None:
+    exact = nearest(lr_batch(), 3)
+    errors = []
+    for noise in (0.01, 0.1):
+        model = networks.build(name)
+        networks.start_as_identity(model, noise)
+        errors.append(float(np.abs(model(lr_batch()) - exact).mean()))
+    assert 0 < errors[0] < errors[1]
+
+
+def weights_of(model: keras.Model) -> list[np.ndarray]:
+    return [weight.numpy() for weight in model.weights]
+
+
+@pytest.mark.parametrize("name", ["abpn", "fsrl", "fsrcnn"])
+def test_the_seed_decides_the_weights(name: str) -> None:
+    first = weights_of(networks.build(name, seed=7))
+    tf.random.uniform([3])  # other draws do not disturb it
+    again = weights_of(networks.build(name, seed=7))
+    other = weights_of(networks.build(name, seed=8))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    kernels = [i for i, weight in enumerate(first) if weight.ndim == 4]
+    assert all(not np.array_equal(first[i], other[i]) for i in kernels)
+    # No two layers of a network share their numbers.
+    assert len({first[i].ravel()[:8].tobytes() for i in kernels}) == len(kernels)
+
+
+def test_the_start_is_he_normal() -> None:
+    # Section 4.1: variance 2 / fan-in.
+    for layer in built("abpn").layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.name != "sfe":
+            kernel = layer.kernel.numpy()
+            assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[2])), rel=0.05)
+            assert not layer.bias.numpy().any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rescaled_networks_take_the_larger_range(name: str) -> None:
+    model = with_random_biases(networks.build(name))
+    small = model(lr_batch()).numpy()
+    networks.rescale(model, 255.0)
+    np.testing.assert_allclose(model(lr_batch() * 255), small * 255, rtol=2e-4, atol=2e-3)
+    assert np.abs(model(lr_batch()) - small).max() > 0.1  # the biases did change
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_models_can_be_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    model = with_random_biases(networks.build(name))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(lr_batch()), model(lr_batch()))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: networks.build("edsr"), "'edsr'; there are baseline, nearest, bilinear, fsrl, abpn"),
+        (lambda: networks.build("abpn", 0), "scale 0"),
+        (lambda: networks.build("abpn", channels=2), "channels 2"),
+        (lambda: networks.build("abpn", pairs=-1), "pairs -1"),
+    ],
+)
+def test_bad_arguments_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "fsrcnn"])
+def test_the_plain_chain_can_be_as_short_as_one_convolution(name: str) -> None:
+    assert networks.build(name, 2, channels=3, pairs=0)(lr_batch()).shape == (2, 14, 18, 3)
