@@ -280,7 +280,7 @@ def _plan(path: Path) -> _Plan:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
         _check_interface(path, model)
         scales = _scales(path, content, model)
-    except (struct.error, IndexError, TypeError, AttributeError, ValueError, MemoryError) as error:
+    except (struct.error, LookupError, TypeError, AttributeError, ValueError, MemoryError) as error:
         raise RuntimeModelError(f"{path}: a broken TensorFlow Lite model ({_line(error)})") from error
     graph = model.subgraphs[0]
     operators = [_operator(model, operator) for operator in graph.operators]
@@ -439,7 +439,7 @@ def _take_out_resizes(path: Path, model: schema.ModelT, scales: dict[int, Fracti
         offset = _offset_from_input(model, source)
         tensor = graph.tensors[target]
         if offset is None or scales[target].denominator != 1:
-            raise RuntimeModelError(f"{path}: cannot be run in tiles: its RESIZE_BILINEAR enlarges more than the LR image")
+            raise RuntimeModelError(f"{path}: cannot be run in tiles: its RESIZE_BILINEAR enlarges not the LR image")
         name = f"resized_{target}"
         tensor.name, tensor.shapeSignature = name.encode(), [1, -1, -1, 3]
         integer = tensor.type == schema.TensorType.INT8
@@ -531,7 +531,7 @@ def open_image(path: Path) -> Image.Image:
         with image:
             _check_size(path, image.size)
             image.load()
-            return image.copy()
+        return image
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -617,7 +617,7 @@ def upscale_image(
         hr = hr.convert("L")
     if alpha is not None:
         hr.putalpha(Image.fromarray(_enlarge_alpha(np.asarray(alpha), upscaler.scale)))
-    if base.mode == image.mode.removesuffix("A") and "icc_profile" in image.info:
+    if image.mode not in ("CMYK", "LAB", "YCbCr", "HSV") and "icc_profile" in image.info:
         hr.info["icc_profile"] = image.info["icc_profile"]
     return hr
 
@@ -625,20 +625,26 @@ def upscale_image(
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Split any image into an L or RGB one and its alpha channel (L), if it has one."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _gray_from_integers(image), None
-    gray = image.mode in ("1", "L", "LA", "La")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        return with_alpha.convert("L" if gray else "RGB"), with_alpha.getchannel("A")
-    return image.convert("L" if gray else "RGB"), None
+        return _gray_from_integers(image)
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    try:
+        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            with_alpha = image.convert("RGBA")
+            return with_alpha.convert(mode), with_alpha.getchannel("A")
+        return image.convert(mode), None
+    except ValueError as error:
+        raise ImageError(f"an image of mode {image.mode} cannot be read as RGB: convert it first") from error
 
 
-def _gray_from_integers(image: Image.Image) -> Image.Image:
+def _gray_from_integers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     values = np.asarray(image)
     if image.mode == "F" or int(values.min()) < 0 or int(values.max()) > 65535:
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ImageError(f"a {kind} image has no fixed white: convert it to 8 or 16 bits first")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    gray = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    key = image.info.get("transparency")
+    alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+    return gray, alpha
 
 
 def _enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

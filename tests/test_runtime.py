@@ -1,0 +1,416 @@
+"""`runtime` on real models, exported here from random weights."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from numpy.typing import NDArray
+from PIL import Image
+
+from abpn_lib import degradation, runtime
+from abpn_lib.runtime import ImageError, RuntimeModelError, Upscaler, open_image, save_image, upscale_image
+
+
+def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Flat blocks with noise: edges, and values over the whole range."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
+    image = np.repeat(np.repeat(blocks, 4, axis=0), 4, axis=1)[:height, :width]
+    return np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from abpn_lib import networks, quantization
+
+    folder = tmp_path_factory.mktemp("models")
+
+    def export(name: str, network: str, form: str, *, fixed: bool = False, dtype: str = "uint8", **size: int) -> None:
+        network_built = networks.build(network, **size)
+        networks.start_as_identity(network_built, 0.3)
+        export_as = quantization.Export(24, 32, dtype) if fixed else quantization.Export(dtype=dtype)
+        paths[name] = folder / f"{name}.tflite"
+        if form == "float":
+            quantization.export_float(network_built, paths[name], export_as)
+        else:
+            ranges = quantization.calibrate(network_built, [picture(40, 40)])
+            quantization.export_int8(network_built, ranges, paths[name], export_as)
+
+    paths: dict[str, Path] = {}
+    export("abpn-int8", "abpn", "int8")
+    export("bilinear-int8", "bilinear", "int8")
+    export("fsrcnn-int8", "fsrcnn", "int8")
+    export("abpn-float", "abpn", "float")
+    export("bilinear-float", "bilinear", "float")
+    export("fsrcnn-float", "fsrcnn", "float")
+    small = {"channels": 4, "pairs": 1}
+    export("x2-uint8", "abpn", "int8", scale=2, **small)
+    export("x2-int8", "abpn", "int8", dtype="int8", scale=2, **small)
+    export("fixed-chain", "baseline", "float", fixed=True, **small)
+    export("fixed-resize", "nearest", "float", fixed=True, **small)
+    return paths
+
+
+OPEN = ("abpn-int8", "bilinear-int8", "fsrcnn-int8", "abpn-float", "bilinear-float", "fsrcnn-float")
+
+
+def plain(model: Path, lr: NDArray[np.uint8], kernels: str = "xnnpack") -> NDArray[np.uint8]:
+    """LiteRT on the whole image and the file as it is, without our code."""
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if kernels == "builtin" else OpResolverType.AUTO
+    interpreter = Interpreter(model_path=str(model), num_threads=1, experimental_op_resolver_type=resolver)
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], (1, *lr.shape))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], lr[None].astype(given["dtype"]))
+    interpreter.invoke()
+    return np.clip(np.rint(interpreter.get_tensor(made["index"])[0].astype(np.float64)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
+@pytest.mark.parametrize("name", OPEN)
+def test_tiled_untiled_and_plain_litert_agree_bit_for_bit(models: dict[str, Path], name: str, kernels: str) -> None:
+    upscaler = Upscaler(models[name], kernels=kernels)
+    for height, width in ((1, 1), (2, 61), (37, 5), (53, 71), (150, 133)):
+        lr = picture(height, width)
+        expected = plain(models[name], lr, kernels)
+        assert expected.shape == (3 * height, 3 * width, 3)
+        for tile in (None, 256, 64, 29, 16 if height < 100 else 50):
+            np.testing.assert_array_equal(upscaler.upscale(lr, tile=tile), expected, f"{height}x{width}, tile {tile}")
+
+
+def test_a_long_image_keeps_litert_s_resizing_drift(models: dict[str, Path]) -> None:
+    # After 1024 LR pixels the integer kernel is one LR pixel behind: more than any halo would cover.
+    lr = picture(3, 3100)
+    expected = plain(models["bilinear-int8"], lr)
+    np.testing.assert_array_equal(Upscaler(models["bilinear-int8"]).upscale(lr, tile=100), expected)
+
+
+def test_the_halo_is_needed_and_is_the_receptive_field(models: dict[str, Path]) -> None:
+    assert Upscaler(models["abpn-int8"]).halo == 7  # seven 3x3 convolutions
+    assert Upscaler(models["bilinear-int8"]).halo == 7
+    assert Upscaler(models["fsrcnn-float"]).halo == 2 + 4 + 2  # 5x5, four 3x3, 9x9 at stride 3
+    assert Upscaler(models["x2-int8"]).halo == 3
+    upscaler = Upscaler(models["abpn-int8"])
+    lr = picture(60, 60)
+    whole = upscaler.upscale(lr, tile=None)
+    upscaler.halo = 5
+    assert (upscaler.upscale(lr, tile=20) != whole).any()
+
+
+def test_changing_one_pixel_reaches_no_further_than_the_halo(models: dict[str, Path]) -> None:
+    for name in ("abpn-float", "fsrcnn-float"):
+        upscaler = Upscaler(models[name])
+        lr = picture(41, 41)
+        changed = lr.copy()
+        changed[20, 20] = 255 - changed[20, 20]
+        difference = (upscaler.upscale(lr) != upscaler.upscale(changed)).any(axis=2)
+        rows, columns = np.nonzero(difference)
+        reach = max(abs(np.concatenate([rows, columns]) // 3 - 20))
+        assert 2 <= reach <= upscaler.halo, name
+
+
+def test_what_an_upscaler_says_of_its_model(models: dict[str, Path]) -> None:
+    integer, real = Upscaler(models["abpn-int8"]), Upscaler(models["abpn-float"])
+    assert (integer.scale, integer.input_dtype, integer.output_quantization) == (3, np.uint8, (1.0, 0))
+    assert (real.scale, real.input_dtype, real.output_quantization) == (3, np.float32, (0.0, 0))
+    assert integer.operators.count("CONV_2D") == 8
+    assert integer.operators[-1] == "QUANTIZE"
+    assert "RESIZE_BILINEAR" in Upscaler(models["bilinear-int8"]).operators
+
+
+def test_int8_and_uint8_interfaces_give_the_same_pixels(models: dict[str, Path]) -> None:
+    lr = picture(30, 41)
+    expected = plain(models["x2-uint8"], lr)
+    assert expected.shape == (60, 82, 3)
+    for raw in (False, True):
+        for name in ("x2-uint8", "x2-int8"):
+            upscaler = Upscaler(models[name], raw=raw)
+            assert upscaler.scale == 2
+            np.testing.assert_array_equal(upscaler.upscale(lr, tile=9), expected)
+
+
+def test_output_is_read_by_its_scale_unless_raw(models: dict[str, Path], tmp_path: Path) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(models["x2-uint8"].read_bytes()))
+    quantization = model.subgraphs[0].tensors[model.subgraphs[0].outputs[0]].quantization
+    quantization.scale, quantization.zeroPoint = [1.25], [20]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path = tmp_path / "scaled.tflite"
+    path.write_bytes(builder.Output())
+    lr = picture(12, 12)
+    integers = plain(path, lr)
+    assert (integers < 20).any()  # these are clipped to 0
+    expected = np.clip(np.rint((integers.astype(float) - 20) * 1.25), 0, 255)
+    np.testing.assert_array_equal(Upscaler(path).upscale(lr), expected)
+    np.testing.assert_array_equal(Upscaler(path, raw=True).upscale(lr), integers)
+
+
+def test_progress_counts_every_tile(models: dict[str, Path]) -> None:
+    calls: list[tuple[int, int]] = []
+    Upscaler(models["x2-uint8"]).upscale(picture(20, 31), tile=10, progress=lambda *call: calls.append(call))
+    assert calls == [(done, 8) for done in range(1, 9)]
+
+
+def test_a_fixed_size_is_opened_where_the_graph_allows_it(models: dict[str, Path]) -> None:
+    lr = picture(15, 50)
+    upscaler = Upscaler(models["fixed-chain"])
+    np.testing.assert_array_equal(upscaler.upscale(lr, tile=11), plain(models["fixed-chain"], lr))
+    with pytest.raises(RuntimeModelError, match=r"fixed-resize\.tflite: fixed at 32x24 pixels; export it with an open"):
+        Upscaler(models["fixed-resize"])
+
+
+def test_wrong_arrays_and_options_are_refused(models: dict[str, Path]) -> None:
+    upscaler = Upscaler(models["x2-uint8"])
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))):
+        with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
+            upscaler.upscale(wrong)
+    with pytest.raises(ValueError, match="tile of 0"):
+        upscaler.upscale(picture(4, 4), tile=0)
+    with pytest.raises(ValueError, match="threads 0"):
+        Upscaler(models["x2-uint8"], threads=0)
+
+
+def test_files_that_are_no_such_model_are_refused_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+    content = models["abpn-int8"].read_bytes()
+    (tmp_path / "text.tflite").write_text("no model")
+    (tmp_path / "empty.tflite").write_bytes(b"")
+    (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
+    messages = {
+        "none": "there is no such file", "text": "not a TensorFlow Lite model", "empty": "not a TensorFlow Lite model",
+        "half": "a broken TensorFlow Lite model",
+    }
+    for name, message in messages.items():
+        with pytest.raises(RuntimeModelError, match=message) as caught:
+            Upscaler(tmp_path / f"{name}.tflite")
+        assert f"{name}.tflite: " in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeModelError, match="cannot be read"):
+        Upscaler(tmp_path)
+
+
+def test_graphs_that_cannot_be_tiled_are_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def refusal(compute: object, channels: int = 3) -> str:
+        signature = tf.TensorSpec((1, None, None, channels), tf.float32)
+        function = tf.function(compute, input_signature=[signature]).get_concrete_function()
+        path = tmp_path / "model.tflite"
+        path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+        with pytest.raises(RuntimeModelError) as caught:
+            Upscaler(path)
+        return str(caught.value)
+
+    kernel = np.ones((3, 3, 3, 3), np.float32)
+    assert "operator MEAN" in refusal(lambda x: x - tf.reduce_mean(x, axis=(1, 2), keepdims=True))
+    assert "operator CONV_2D" in refusal(lambda x: tf.nn.depth_to_space(tf.nn.conv2d(x, np.ones((2, 2, 3, 12), np.float32), 2, "SAME"), 2))
+    assert "RESIZE_BILINEAR" in refusal(lambda x: tf.image.resize(tf.nn.conv2d(x, kernel, 1, "SAME"), tf.shape(x)[1:3] * 2))
+    assert "not one RGB image" in refusal(lambda x: x * 2.0, channels=1)
+    assert "not one RGB image" in refusal(lambda x: tf.concat([x, x], axis=-1))
+    assert "does not follow the size" in refusal(lambda x: tf.concat([x, x], axis=1))
+
+
+# Images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def upscaler(models: dict[str, Path]) -> Upscaler:
+    return Upscaler(models["abpn-int8"])
+
+
+def test_rgb_is_what_upscale_gives(upscaler: Upscaler) -> None:
+    lr = picture(17, 23)
+    hr = upscale_image(upscaler, Image.fromarray(lr), tile=8)
+    assert hr.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(hr), upscaler.upscale(lr))
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_gray_stays_gray(upscaler: Upscaler, mode: str) -> None:
+    lr = Image.fromarray(picture(17, 23)).convert(mode)
+    hr = upscale_image(upscaler, lr)
+    assert (hr.mode, hr.size) == ("L", (69, 51))
+    expected = Image.fromarray(upscaler.upscale(np.asarray(lr.convert("RGB")))).convert("L")
+    np.testing.assert_array_equal(np.asarray(hr), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_enlarged_bicubically(upscaler: Upscaler, mode: str) -> None:
+    lr = Image.fromarray(picture(300, 23)).convert(mode)
+    lr.putalpha(Image.fromarray(picture(300, 23, seed=1)[..., 0]))
+    hr = upscale_image(upscaler, lr)
+    assert (hr.mode, hr.size) == (mode, (69, 900))
+    expected = degradation.bicubic_up(np.asarray(lr)[..., -1], 3)
+    np.testing.assert_array_equal(np.asarray(hr)[..., -1], expected)
+    colours = upscale_image(upscaler, lr.convert(mode[:-1]))
+    np.testing.assert_array_equal(np.asarray(hr.convert(mode[:-1])), np.asarray(colours))
+
+
+def test_sixteen_bit_gray_is_rounded_to_eight(upscaler: Upscaler, tmp_path: Path) -> None:
+    gray = picture(9, 14)[..., 0]
+    for offset in (-128, 0, 128):
+        values = np.clip(gray.astype(np.int64) * 257 + offset, 0, 65535)
+        path = tmp_path / "deep.png"
+        Image.fromarray(values.astype(np.uint16)).save(path)
+        deep = open_image(path)
+        assert deep.mode.startswith("I")
+        expected = upscale_image(upscaler, Image.fromarray(gray))
+        np.testing.assert_array_equal(np.asarray(upscale_image(upscaler, deep)), np.asarray(expected))
+    with pytest.raises(ImageError, match="32-bit"):
+        upscale_image(upscaler, Image.fromarray(np.full((2, 2), 70000, np.int32)))
+    with pytest.raises(ImageError, match="floating-point"):
+        upscale_image(upscaler, Image.fromarray(np.zeros((2, 2), np.float32)))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG file put together by hand, for what Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+def test_sixteen_bit_colour_is_read_at_eight(upscaler: Upscaler, tmp_path: Path) -> None:
+    lr = picture(6, 5)
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in lr)
+    path = tmp_path / "deep.png"
+    path.write_bytes(png(5, 6, 16, 2, rows))
+    np.testing.assert_array_equal(np.asarray(upscale_image(upscaler, open_image(path))), upscaler.upscale(lr))
+
+
+def test_sixteen_bit_colour_key_becomes_alpha(upscaler: Upscaler, tmp_path: Path) -> None:
+    values = np.array([[0, 30000, 65535], [30000, 30001, 5]], ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    path = tmp_path / "key.png"
+    path.write_bytes(png(3, 2, 16, 0, rows, (b"tRNS", struct.pack(">H", 30000))))
+    hr = upscale_image(upscaler, open_image(path))
+    assert (hr.mode, hr.size) == ("LA", (9, 6))
+    assert np.asarray(hr)[1, [1, 4, 7], 1].tolist() == [255, 0, 255]
+
+
+def test_palette_with_and_without_transparency(upscaler: Upscaler, tmp_path: Path) -> None:
+    lr = Image.fromarray(picture(16, 16)).quantize(16)
+    hr = upscale_image(upscaler, lr)
+    assert hr.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(hr), upscaler.upscale(np.asarray(lr.convert("RGB"))))
+    for extension in ("gif", "png"):
+        path = tmp_path / f"palette.{extension}"
+        lr.save(path, transparency=3)
+        clear = upscale_image(upscaler, open_image(path))
+        assert clear.mode == "RGBA"
+        assert np.asarray(clear)[..., 3].min() == 0
+        assert np.asarray(clear)[..., 3].max() == 255
+
+
+def test_cmyk_becomes_rgb(upscaler: Upscaler, tmp_path: Path) -> None:
+    path = tmp_path / "press.jpg"
+    Image.fromarray(picture(16, 16)).convert("CMYK").save(path)
+    image = open_image(path)
+    assert image.mode == "CMYK"
+    hr = upscale_image(upscaler, image)
+    np.testing.assert_array_equal(np.asarray(hr), upscaler.upscale(np.asarray(image.convert("RGB"))))
+    with pytest.raises(ImageError, match="mode LAB"):
+        upscale_image(upscaler, Image.new("LAB", (2, 2)))
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+def test_exif_orientation_is_applied_once(upscaler: Upscaler, tmp_path: Path, extension: str) -> None:
+    lr = picture(10, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    path = tmp_path / f"turned.{extension}"
+    Image.fromarray(lr).save(path, exif=exif, **({"lossless": True} if extension == "webp" else {}))
+    hr = upscale_image(upscaler, open_image(path))
+    np.testing.assert_array_equal(np.asarray(hr), upscaler.upscale(np.rot90(lr, -1)))
+    save_image(hr, tmp_path / "out.png")
+    assert open_image(tmp_path / "out.png").getexif().get(0x0112, 1) == 1
+
+
+def test_one_pixel_of_every_mode(upscaler: Upscaler) -> None:
+    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"):
+        assert upscale_image(upscaler, Image.new(mode, (1, 1))).size == (3, 3), mode
+
+
+def test_too_large_a_result_is_refused_before_any_work(upscaler: Upscaler) -> None:
+    with pytest.raises(ImageError, match=r"enlarging 1000x1000 pixels 3 times needs 0\.1 GiB .* crop"):
+        upscale_image(upscaler, Image.new("RGB", (1000, 1000)), memory=50_000_000)
+
+
+def test_broken_and_hostile_images_are_refused(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    Image.fromarray(picture(64, 64)).save(whole)
+    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:4000])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "large.png").write_bytes(png(8193, 8192, 8, 2, b""))
+    (tmp_path / "bomb.png").write_bytes(png(60000, 60000, 8, 2, b""))
+    (tmp_path / "nothing.png").write_bytes(png(0, 5, 8, 2, b""))
+    messages = {
+        "half.png": "a broken image", "text.png": "not an image", "empty.png": "not an image", "none.png": "no such file",
+        "large.png": "8193x8192 is more than", "bomb.png": "more than 67108864 pixels", "nothing.png": "",
+    }
+    for name, message in messages.items():
+        with pytest.raises(ImageError, match=message) as caught:
+            open_image(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="a folder"):
+        open_image(tmp_path)
+
+
+def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    image = Image.fromarray(picture(8, 8))
+    for extension in runtime.FORMATS:
+        path = tmp_path / f"image{extension}"
+        save_image(image, path)
+        assert open_image(path).size == (8, 8)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    refusals = {
+        "image.xyz": (image, "none of .png, .jpg"), "image": (image, "none of .png"),
+        "image.jpg": (image.convert("RGBA"), "no transparency"), "image.webp": (Image.new("RGB", (17000, 1)), "write a .png"),
+    }
+    for name, (wrong, message) in refusals.items():
+        with pytest.raises(ImageError, match=message):
+            save_image(wrong, tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(OSError):
+        save_image(image, tmp_path / "no" / "folder.png")
+
+
+def test_a_colour_profile_stays_with_its_pixels(upscaler: Upscaler, tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(picture(8, 8)).save(tmp_path / name, icc_profile=profile)
+        save_image(upscale_image(upscaler, open_image(tmp_path / name)), tmp_path / f"hr-{name}")
+        assert open_image(tmp_path / f"hr-{name}").info["icc_profile"] == profile
+
+
+def test_tiled_memory_does_not_grow_with_the_image(models: dict[str, Path]) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; import numpy as np; from abpn_lib.runtime import Upscaler\n"
+        "upscaler = Upscaler(Path(sys.argv[1])); lr = np.full((int(sys.argv[2]), 3000, 3), 7, np.uint8)\n"
+        "hr = upscaler.upscale(lr); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+
+    def peak(height: int) -> int:  # bytes; Linux counts in KiB, macOS in bytes
+        command = [sys.executable, "-c", script, str(models["x2-uint8"]), str(height)]
+        unit = 1 if sys.platform == "darwin" else 1024
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout) * unit
+
+    grown = peak(2000) - peak(300)
+    images = (2000 - 300) * 3000 * 3 * (1 + 2**2)
+    assert images - 2**24 < grown < images + 2**24
