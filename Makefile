@@ -4,7 +4,9 @@ PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: book test lock
+COLAB_PYTHON ?= python3.13
+
+.PHONY: book test colab lock
 
 book: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --quiet rules --printshellcmds book
@@ -25,6 +27,16 @@ test: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# One notebook copy of the built site, run on Colab's stack (August 2026) from a server on loopback.
+colab: .venv-colab/.installed
+	ABPN_COLAB_PYTHON=$(CURDIR)/.venv-colab/bin/python $(BIN)/pytest tests/test_colab.py
+
+.venv-colab/.installed: Makefile
+	$(COLAB_PYTHON) -m venv --clear .venv-colab
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check \
+	    tensorflow==2.20.0 tf_keras==2.20.1 numpy==2.1.3 scikit-image==0.25.2 matplotlib==3.10.0 pillow==11.3.0 ipykernel
 	@touch $@
 
 lock:

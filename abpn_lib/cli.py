@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +371,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     subject = options.subject or Path(options.model).stem
     records = evaluation.records_of(scores, context, subject, options.data, protocol, digest)
     records += evaluation.records_of_images(scores, options.image, context, subject, options.data, protocol, digest)
+    if options.raw:
+        records = [replace(record, conditions={**record.conditions, "reading": "raw"}) for record in records]
     _give(records, options)
     if not options.json:
         mean = evaluation.summary(scores)
