@@ -298,9 +298,10 @@ def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
         groups = Counter(id.split(".")[0] if "." in id else "S" for id in ids)
         names = {"T1": "Table 1", "T2": "Table 2", "T3": "Table 3", "T4": "Table 4", "F3": "Figure 3"}
         parts = [f"{name}: {groups[key]}" for key, name in names.items() if groups[key]]
-        parts += [", ".join(id for id in ids if "." not in id)] if groups["S"] else []
+        parts += [", ".join(f"[{id}](#{claims.anchor(id)})" for id in ids if "." not in id)] if groups["S"] else []
         rows.append(f"| {verdict} | {len(ids)} | {'; '.join(parts) or 'none'} |")
-    return f"Of {len(judged)} claims:\n\n| verdict | claims | which |\n|---|--:|---|\n" + "\n".join(rows) + "\n"
+    head = "| verdict | claims | which (S1 to S21 are the statements in the text) |\n|---|--:|---|\n"
+    return f"Of {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
 
 
 def _code(path: Path) -> str:
