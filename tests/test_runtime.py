@@ -171,7 +171,8 @@ def test_a_fixed_size_is_opened_where_the_graph_allows_it(models: dict[str, Path
 
 def test_wrong_arrays_and_options_are_refused(models: dict[str, Path]) -> None:
     upscaler = Upscaler(models["x2-uint8"])
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))):
+    for shape, dtype in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((0, 4, 3), np.uint8), ((4, 4, 3), np.float32)):
+        wrong = np.zeros(shape, dtype)
         with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
             upscaler.upscale(wrong)
     with pytest.raises(ValueError, match="tile of 0"):
@@ -210,10 +211,12 @@ def test_graphs_that_cannot_be_tiled_are_refused(tmp_path: Path) -> None:
             Upscaler(path)
         return str(caught.value)
 
-    kernel = np.ones((3, 3, 3, 3), np.float32)
+    def convolve(x: tf.Tensor, filters: int, stride: int) -> tf.Tensor:
+        return tf.nn.conv2d(x, np.ones((3, 3, 3, filters), np.float32), stride, "SAME")
+
     assert "operator MEAN" in refusal(lambda x: x - tf.reduce_mean(x, axis=(1, 2), keepdims=True))
-    assert "operator CONV_2D" in refusal(lambda x: tf.nn.depth_to_space(tf.nn.conv2d(x, np.ones((2, 2, 3, 12), np.float32), 2, "SAME"), 2))
-    assert "RESIZE_BILINEAR" in refusal(lambda x: tf.image.resize(tf.nn.conv2d(x, kernel, 1, "SAME"), tf.shape(x)[1:3] * 2))
+    assert "operator CONV_2D" in refusal(lambda x: tf.nn.depth_to_space(convolve(x, 12, 2), 2))
+    assert "RESIZE_BILINEAR" in refusal(lambda x: tf.image.resize(convolve(x, 3, 1), tf.shape(x)[1:3] * 2))
     assert "not one RGB image" in refusal(lambda x: x * 2.0, channels=1)
     assert "not one RGB image" in refusal(lambda x: tf.concat([x, x], axis=-1))
     assert "does not follow the size" in refusal(lambda x: tf.concat([x, x], axis=1))
@@ -358,8 +361,9 @@ def test_broken_and_hostile_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png(60000, 60000, 8, 2, b""))
     (tmp_path / "nothing.png").write_bytes(png(0, 5, 8, 2, b""))
     messages = {
-        "half.png": "a broken image", "text.png": "not an image", "empty.png": "not an image", "none.png": "no such file",
-        "large.png": "8193x8192 is more than", "bomb.png": "more than 67108864 pixels", "nothing.png": "",
+        "half.png": "a broken image", "text.png": "not an image", "empty.png": "not an image",
+        "none.png": "no such file", "large.png": "8193x8192 is more than", "bomb.png": "more than 67108864 pixels",
+        "nothing.png": "",
     }
     for name, message in messages.items():
         with pytest.raises(ImageError, match=message) as caught:
@@ -379,7 +383,8 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     refusals = {
         "image.xyz": (image, "none of .png, .jpg"), "image": (image, "none of .png"),
-        "image.jpg": (image.convert("RGBA"), "no transparency"), "image.webp": (Image.new("RGB", (17000, 1)), "write a .png"),
+        "image.jpg": (image.convert("RGBA"), "no transparency"),
+        "image.webp": (Image.new("RGB", (17000, 1)), "write a .png"),
     }
     for name, (wrong, message) in refusals.items():
         with pytest.raises(ImageError, match=message):
