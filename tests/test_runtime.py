@@ -77,19 +77,19 @@ def plain(model: Path, lr: NDArray[np.uint8], kernels: str = "xnnpack") -> NDArr
 @pytest.mark.parametrize("name", OPEN)
 def test_tiled_untiled_and_plain_litert_agree_bit_for_bit(models: dict[str, Path], name: str, kernels: str) -> None:
     upscaler = Upscaler(models[name], kernels=kernels)
-    for height, width in ((1, 1), (2, 61), (37, 5), (53, 71), (150, 133)):
+    for height, width in ((1, 1), (2, 61), (37, 5), (83, 71)):
         lr = picture(height, width)
         expected = plain(models[name], lr, kernels)
         assert expected.shape == (3 * height, 3 * width, 3)
-        for tile in (None, 256, 64, 29, 16 if height < 100 else 50):
+        for tile in (None, 256, 40, 17):
             np.testing.assert_array_equal(upscaler.upscale(lr, tile=tile), expected, f"{height}x{width}, tile {tile}")
 
 
 def test_a_long_image_keeps_litert_s_resizing_drift(models: dict[str, Path]) -> None:
     # After 1024 LR pixels the integer kernel is one LR pixel behind: more than any halo would cover.
-    lr = picture(3, 3100)
+    lr = picture(2, 2600)
     expected = plain(models["bilinear-int8"], lr)
-    np.testing.assert_array_equal(Upscaler(models["bilinear-int8"]).upscale(lr, tile=100), expected)
+    np.testing.assert_array_equal(Upscaler(models["bilinear-int8"]).upscale(lr, tile=300), expected)
 
 
 def test_the_halo_is_needed_and_is_the_receptive_field(models: dict[str, Path]) -> None:
