@@ -324,8 +324,8 @@ def test_cmyk_becomes_rgb(upscaler: Upscaler, tmp_path: Path) -> None:
     assert image.mode == "CMYK"
     hr = upscale_image(upscaler, image)
     np.testing.assert_array_equal(np.asarray(hr), upscaler.upscale(np.asarray(image.convert("RGB"))))
-    with pytest.raises(ImageError, match="mode LAB"):
-        upscale_image(upscaler, Image.new("LAB", (2, 2)))
+    with pytest.raises(ImageError, match="mode La"):
+        upscale_image(upscaler, Image.new("La", (2, 2)))
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "webp"])
@@ -363,7 +363,7 @@ def test_broken_and_hostile_images_are_refused(tmp_path: Path) -> None:
     messages = {
         "half.png": "a broken image", "text.png": "not an image", "empty.png": "not an image",
         "none.png": "no such file", "large.png": "8193x8192 is more than", "bomb.png": "more than 67108864 pixels",
-        "nothing.png": "",
+        "nothing.png": "nothing.png",
     }
     for name, message in messages.items():
         with pytest.raises(ImageError, match=message) as caught:
