@@ -417,16 +417,17 @@ def _latency(options: argparse.Namespace) -> None:
     from abpn_lib import latency
 
     width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
+    sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
     with tempfile.TemporaryDirectory() as scratch:
         if options.nodes:
             _prepare_tensorflow(1)
             paths = latency.build_meta_nodes(Path(scratch), height=height, width=width, channels=options.channels)
-            files, size = {f"node-{name}": path for name, path in paths.items()}, (None, None)
+            files = {f"node-{name}": path for name, path in paths.items()}
         else:
             names = options.models or [model.name for model in models.catalogue()]
-            files, size = {Path(name).stem: models.find(name) for name in names}, (height, width)
+            files = {Path(name).stem: models.find(name) for name in names}
         candidates = {
-            name: latency.invoker(path, *size, threads=options.threads, kernels=options.kernels)
+            name: latency.invoker(path, *sides, threads=options.threads, kernels=options.kernels)
             for name, path in files.items()
         }
         timings = latency.measure(candidates, rounds=options.rounds)

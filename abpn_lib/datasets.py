@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pooch
+import skimage
 import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
@@ -139,8 +140,14 @@ def dataset(name: str | Dataset) -> Dataset:
 
 
 def fingerprint(name: str | Dataset) -> str:
-    """One sha256 over the paths and hashes of a data set's registered files: what a provenance keeps of its data."""
-    lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in dataset(name).entries)
+    """One sha256 over the paths and hashes of a data set's registered files: what a provenance keeps of its data.
+
+    The embedded images have no registered files; there it is over their names and scikit-image's version.
+    """
+    found = dataset(name)
+    lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in found.entries)
+    if found.name == "embedded":
+        lines = f"{' '.join(EMBEDDED)} scikit-image {skimage.__version__}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
