@@ -357,8 +357,10 @@ def _node(node: str, height: int, width: int, channels: int) -> bytes:
     values = rng.uniform(-1, 3, shape).astype(np.float32)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    # The same values twice: equal input scales, so that a concatenation needs no requantisation.
-    converter.representative_dataset = lambda: iter([[values] * inputs])
+    # The second input has the same values in another order: equal input scales, so that a concatenation needs no
+    # requantisation, and products of either sign.
+    samples = [values, np.flip(values).copy()][:inputs]
+    converter.representative_dataset = lambda: iter([samples])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     # uint8 would put a QUANTIZE operator at each end.
     converter.inference_input_type = converter.inference_output_type = tf.int8

