@@ -207,7 +207,7 @@ def check(pages: Path, address: Address) -> list[str]:
         for path in sorted(pages.rglob("*.html")) if "_static" not in path.relative_to(pages).parts
     }
     anchors = {
-        path.resolve(): {str(tag[key]) for key in ("id", "name") for tag in page.find_all(attrs={key: True})}
+        path.resolve(): {str(tag[key]) for tag in page.find_all(True) for key in ("id", "name") if tag.get(key)}
         for path, page in parsed.items()
     }
     problems = []
