@@ -119,8 +119,12 @@ def _model_option(command: argparse.ArgumentParser, default: str | None = None) 
         metavar="NAME|PATH",
         default=default,
         required=default is None,
-        help="a name that `abpn models` lists, or a .tflite file",
+        help=f"a name that `abpn models` lists, a .tflite file, or of the authors' ({', '.join(datasets.OFFICIAL)})",
     )
+
+
+def _model_path(name_or_path: str) -> Path:
+    return datasets.official_model(name_or_path) if name_or_path in datasets.OFFICIAL else models.find(name_or_path)
 
 
 def _runtime_options(command: argparse.ArgumentParser) -> None:
@@ -161,7 +165,7 @@ def _upscale(options: argparse.Namespace) -> None:
     same = next((source for source, target in pairs if target.exists() and source.samefile(target)), None)
     if same:
         raise UsageError(f"{same} would be overwritten by its own enlargement: name another output")
-    upscaler = runtime.Upscaler(models.find(options.model), threads=options.threads, kernels=options.kernels)
+    upscaler = runtime.Upscaler(_model_path(options.model), threads=options.threads, kernels=options.kernels)
     if options.input.is_dir():
         options.output.mkdir(parents=True, exist_ok=True)
     for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
@@ -352,7 +356,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.model == "bicubic":
         upscale, digest, scale = evaluation.bicubic_upscaler(3), "", 3
     else:
-        path = models.find(options.model)
+        path = _model_path(options.model)
         upscaler = runtime.Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
         upscale, digest, scale = upscaler.upscale, sha256(path), upscaler.scale
     if options.data not in datasets.DATASETS or options.data == "authors":
@@ -425,7 +429,7 @@ def _latency(options: argparse.Namespace) -> None:
             files = {f"node-{name}": path for name, path in paths.items()}
         else:
             names = options.models or [model.name for model in models.catalogue()]
-            files = {Path(name).stem: models.find(name) for name in names}
+            files = {Path(name).stem: _model_path(name) for name in names}
         candidates = {
             name: latency.invoker(path, *sides, threads=options.threads, kernels=options.kernels)
             for name, path in files.items()

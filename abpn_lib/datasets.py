@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import importlib.metadata
 import importlib.resources
 import os
 import shutil
@@ -22,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-import skimage
 import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,7 +32,7 @@ from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import sha256
 
 __all__ = [
-    "DATASETS", "EMBEDDED", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
+    "DATASETS", "EMBEDDED", "OFFICIAL", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
     "fingerprint", "images", "official_model", "read_image", "verify",
 ]
 
@@ -40,6 +40,15 @@ Rgb = NDArray[np.uint8]
 
 EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle", "hubble", "ihc", "retina")
 """scikit-image's own colour images, in its wheel: always there, no licence strings attached."""
+
+
+OFFICIAL = {
+    "authors-fp32": "base7_D4C28_bs16ps64_lr1e-3",
+    "authors-int8-qat": "base7_D4C28_bs16ps64_lr1e-3_qat",
+    "authors-int8-ptq-time": "base7_D4C28_bs16ps64_lr1e-3_time",
+    "authors-int8-qat-time": "base7_D4C28_bs16ps64_lr1e-3_qat_time",
+}
+"""The authors' published models by what they are; the two `-time` ones were calibrated on one crop, for timing only."""
 
 
 class DataError(Exception):
@@ -147,7 +156,7 @@ def fingerprint(name: str | Dataset) -> str:
     found = dataset(name)
     lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in found.entries)
     if found.name == "embedded":
-        lines = f"{' '.join(EMBEDDED)} scikit-image {skimage.__version__}\n"
+        lines = f"{' '.join(EMBEDDED)} scikit-image {importlib.metadata.version('scikit-image')}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -242,7 +251,7 @@ def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> 
 
 
 def official_model(name: str, root: Path | None = None) -> Path:
-    """The path of one of the authors' published models, by its file name without ``.tflite``.
+    """The path of one of the authors' published models, by a name of `OFFICIAL` or its file name without ``.tflite``.
 
     Raises
     ------
@@ -250,9 +259,10 @@ def official_model(name: str, root: Path | None = None) -> Path:
         If it is unknown, missing or wrong.
     """
     entries = {Path(entry.path).stem: entry for entry in dataset("authors").entries}
-    if name not in entries:
-        raise DataError(f"the authors published no model {name!r}; there are {', '.join(entries)}")
-    return _read_checked(root or data_root(), entries[name], "authors")
+    stem = OFFICIAL.get(name, name)
+    if stem not in entries:
+        raise DataError(f"the authors published no model {name!r}; there are {', '.join([*OFFICIAL, *entries])}")
+    return _read_checked(root or data_root(), entries[stem], "authors")
 
 
 def read_image(path: Path) -> Rgb:
