@@ -334,12 +334,12 @@ def _scales(path: Path, content: bytes, model: schema.ModelT) -> dict[int, Fract
         raise RuntimeModelError(f"{path}: {_why_not_any_size(graph, error)}") from error
     scales = {}
     for tensor in dependent:
+        name = graph.tensors[tensor].name.decode()
         if len(shapes[tensor]) != 4:
-            name = graph.tensors[tensor].name.decode()
             raise RuntimeModelError(f"{path}: its tensor {name} is not an image, (1, H, W, C)")
         scales[tensor] = Fraction(int(shapes[tensor][1]), height)
         if scales[tensor] != Fraction(int(shapes[tensor][2]), width):
-            raise RuntimeModelError(f"{path}: its output does not follow the size of its input")
+            raise RuntimeModelError(f"{path}: its tensor {name} does not follow the size of its input")
     return scales
 
 
