@@ -79,7 +79,7 @@ def test_post_build_adds_the_library_and_nothing_else() -> None:
     script = ROOT / "postBuild"
     assert script.stat().st_mode & 0o111
     installs = re.findall(r"^.*pip install.*$", script.read_text(), re.M)
-    assert installs == ["python -m pip install --no-deps --editable ."]
+    assert installs == ["python -m pip install --no-deps --no-build-isolation --editable ."]
 
 
 # --- the two commands, here and in CI
