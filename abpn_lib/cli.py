@@ -92,10 +92,15 @@ def _positive(text: str) -> int:
 def _add_models(commands: Any) -> None:
     command = _command(commands, "models", _models, "list the shipped models", "abpn models --json")
     command.add_argument("--json", action="store_true", help="print name, path, kind, sha256 and provenance as JSON")
+    command.add_argument("--out", type=Path, default=None, help="write their sizes and training steps as records")
 
 
 def _models(options: argparse.Namespace) -> None:
     catalogue = models.catalogue()
+    if options.out:
+        from abpn_lib import evaluation
+
+        results.save(options.out, evaluation.records_of_models(catalogue, results.Context.here(options.command_line)))
     if options.json:
         print(json.dumps([{**asdict(model), "path": str(model.path)} for model in catalogue], indent=1))
         return

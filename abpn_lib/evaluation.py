@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from abpn_lib import degradation, metrics
 from abpn_lib.datasets import DataError
-from abpn_lib.models import ModelError
+from abpn_lib.models import Model, ModelError
 from abpn_lib.results import Context, Record
 
-__all__ = ["ImageScore", "Summary", "bicubic_upscaler", "evaluate", "records_of", "records_of_images", "summary"]
+__all__ = [
+    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "records_of", "records_of_images", "records_of_models",
+    "summary",
+]
 
 Rgb = NDArray[np.uint8]
 Upscale = Callable[[Rgb], Rgb]
@@ -161,6 +164,24 @@ def records_of_images(
                 records.append(
                     context.record(quantity, subject, value, unit, conditions=conditions, model_sha256=model_sha256)
                 )
+    return records
+
+
+def records_of_models(models: Iterable[Model], context: Context) -> list[Record]:
+    """What a shipped model's file says of itself: its "size" in bytes, and the "training-steps" behind it.
+
+    The conditions of the latter are the fields of its recipe, as text.
+    """
+    records = []
+    for model in models:
+        fields = model.provenance["recipe"].items()
+        recipe = {key: str(value) for key, value in fields if key not in ("steps", "halve_at")}
+        size = model.path.stat().st_size
+        records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
+        records.append(context.record(
+            "training-steps", model.name, model.provenance["steps"], "", conditions=recipe, model_sha256=model.sha256,
+            seed=model.provenance["seed"],
+        ))
     return records
 
 

@@ -49,8 +49,11 @@ def test_help_names_every_command_and_works_without_tensorflow() -> None:
         assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").stdout
 
 
-def test_models_as_json() -> None:
-    rows = json.loads(abpn("models", "--json").stdout)
+def test_models_as_json_and_as_records(tmp_path: Path) -> None:
+    rows = json.loads(abpn("models", "--json", "--out", tmp_path / "r.json").stdout)
+    records = json.loads((tmp_path / "r.json").read_text())
+    sizes = {record["subject"]: record["value"] for record in records if record["quantity"] == "size"}
+    assert sizes == {model.name: model.path.stat().st_size for model in models.catalogue()}
     assert {"name", "path", "kind", "sha256", "provenance"} <= set(rows[0])
     assert [row["name"] for row in rows] == [model.name for model in models.catalogue()]
 
