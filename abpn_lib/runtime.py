@@ -12,8 +12,8 @@ One operator is not the same everywhere in an image. LiteRT's integer RESIZE_BIL
 drift and change the model. `Upscaler` therefore computes this operator itself, at coordinates of
 the whole image and with LiteRT's arithmetic, and feeds the result to the rest of the graph.
 
-Sources: section 4.2 (inference with 640x360 LR images); ``resize_bilinear.h`` in TensorFlow Lite's
-reference kernels (the arithmetic of RESIZE_BILINEAR).
+Source: ``resize_bilinear.h`` in TensorFlow Lite's reference kernels (the arithmetic of
+RESIZE_BILINEAR, checked against LiteRT's own output bit for bit).
 """
 
 from __future__ import annotations
