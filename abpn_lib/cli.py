@@ -174,8 +174,12 @@ def _upscale(options: argparse.Namespace) -> None:
     if options.input.is_dir():
         options.output.mkdir(parents=True, exist_ok=True)
     for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
-        image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
-        runtime.save_image(image, target)
+        try:
+            image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
+            runtime.save_image(image, target)
+        except runtime.ImageError as error:
+            # Of several images the reader must know which one.
+            raise UsageError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
 
 
 def _add_train(commands: Any) -> None:
