@@ -70,9 +70,11 @@ def value(record: Record, *, digits: int = 2) -> Value:
     return Value(record.value, record.unit, record.kind, f"{record.id}; {record.command}", digits)
 
 
-def quoted(id: str, *, digits: int = 2) -> Value:
-    """A value of the paper by its id in `abpn_lib.paper` (such as "T2.abpn.int8")."""
+def quoted(id: str, *, digits: int | None = None) -> Value:
+    """A value of the paper by its id in `abpn_lib.paper` (such as "T2.abpn.int8"), with the digits it prints there."""
     entry = paper.quoted(id)
+    if digits is None:
+        digits = len(entry.text.partition(".")[2]) if entry.value is not None else 0
     return Value(entry.value, entry.unit, "quoted", f"the paper, {entry.where}", digits, entry.text)
 
 
