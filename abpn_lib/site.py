@@ -32,6 +32,8 @@ __all__ = ["Address", "SiteError", "build", "check", "colab_copy", "dependencies
 _COLAB = "https://colab.research.google.com"
 # The branch that holds the published site: Colab opens notebooks from a repository, so it finds the copies there.
 _SITE_BRANCH = "gh-pages"
+# What the paper's conclusions rest on, in the order of its argument: the opening page shows these in full.
+_ARGUMENT = ("S4", "S1", "S3", "S10", "S9", "S14", "S13", "S8", "S12", "S15", "S16", "S18", "S17")
 # Files beside the modules that a module reads: they count as inputs of what imports it.
 _DATA = {
     "datasets": ("registry.csv",), "models": ("models/*",), "book": ("records/*.json",), "claims": ("records/*.json",),
@@ -164,6 +166,7 @@ def build(root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, add
         copy = colab_copy(notebook, wheel, address.site)
         write_atomically(pages / "colab" / notebook.name, nbformat.writes(copy).encode())
     _point_buttons_at_copies(pages, address)
+    _drop_mathjax(pages)
     problems = check(pages, address)
     if problems:
         raise SiteError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
@@ -200,14 +203,15 @@ def colab_copy(notebook: Path, wheel: Path, site: str) -> nbformat.NotebookNode:
 def check(pages: Path, address: Address) -> list[str]:
     """What is wrong with a built site, one line each.
 
-    Images without alternative text, links and launch buttons that lead nowhere, paths of this machine.
+    Images without alternative text, links and launch buttons that lead nowhere, scripts from elsewhere, paths of this
+    machine.
     """
     parsed = {
         path: BeautifulSoup(path.read_text(), "html.parser")
         for path in sorted(pages.rglob("*.html")) if "_static" not in path.relative_to(pages).parts
     }
     anchors = {
-        path.resolve(): {str(tag[key]) for tag in page.find_all(True) for key in ("id", "name") if tag.get(key)}
+        path.resolve(): {str(tag[key]) for tag in page.find_all(True) for key in ("id", "name") if key in tag.attrs}
         for path, page in parsed.items()
     }
     problems = []
@@ -216,6 +220,7 @@ def check(pages: Path, address: Address) -> list[str]:
             *_image_problems(page),
             *_link_problems(path.resolve(), page, pages.resolve(), anchors),
             *_button_problems(page, pages, address),
+            *(f"loads {tag['src']} from elsewhere" for tag in page.find_all("script", src=re.compile("^(https?:)?//"))),
         ]
         if str(Path.cwd()) in path.read_text():
             found.append("shows a local path of the machine that built it")
@@ -301,7 +306,19 @@ def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
         parts += [", ".join(f"[{id}](#{claims.anchor(id)})" for id in ids if "." not in id)] if groups["S"] else []
         rows.append(f"| {verdict} | {len(ids)} | {'; '.join(parts) or 'none'} |")
     head = "| verdict | claims | which (S1 to S21 are the statements in the text) |\n|---|--:|---|\n"
-    return f"Of {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
+    by_id = {claim.id: (claim, judgement) for claim, judgement in judged}
+    argument = "| what the paper says | on our records |\n|---|---|\n" + "\n".join(
+        f"| [{id}](#{claims.anchor(id)}) {claim.statement.replace('|', '/')} | {judgement.verdict} |"
+        for id, (claim, judgement) in ((id, by_id[id]) for id in _ARGUMENT if id in by_id)
+    )
+    return f"{argument}\n\nAll {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
+
+
+def _drop_mathjax(pages: Path) -> None:
+    # Jupyter Book loads MathJax from a CDN into every page; the book writes its few formulas in plain characters.
+    for path in pages.rglob("*.html"):
+        text = re.sub(r"<script[^>]*>\s*window\.MathJax\b.*?</script>", "", path.read_text())
+        write_atomically(path, re.sub(r"<script[^>]*mathjax[^>]*></script>", "", text).encode())
 
 
 def _code(path: Path) -> str:
@@ -354,13 +371,17 @@ def _environment(scratch: Path) -> dict[str, str]:
 
 
 def _cleaned(path: Path) -> nbformat.NotebookNode:
-    """An executed notebook without papermill's notes (times, local paths); injected parameters are not shown."""
+    """An executed notebook without papermill's notes (times, local paths); code is folded, injected parameters go."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
-        if "injected-parameters" in cell.metadata.get("tags", ()):
-            cell.metadata["tags"].append("remove-cell")
+        tags = cell.metadata.setdefault("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+        elif cell.cell_type == "code" and "parameters" not in tags:
+            # Readers come for the results; the code is one click away.
+            tags.append("hide-input")
     return notebook
 
 
