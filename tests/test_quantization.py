@@ -87,7 +87,7 @@ def test_without_the_clip_the_output_keeps_its_own_range(tmp_path: Path, pair: t
     scale, zero = Interpreter(model_path=str(path)).get_output_details()[0]["quantization"]
     assert scale == pytest.approx(1.7, abs=0.01)
     assert zero == pytest.approx(45, abs=1)
-    with pytest.raises(quantization.QuantizationError, match="does not saturate"):
+    with pytest.raises(quantization.QuantizationError, match="does not clip"):
         quantization.assert_full_integer(path.read_bytes())
 
 

@@ -193,6 +193,7 @@ def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
     [
         ('<img src="../_static/custom.css">', "no alternative text"),
         ('<img alt="../_images/plot.png" src="../_static/custom.css">', "no alternative text"),
+        ('<script src="https://cdn.example.org/x.js"></script>', "from elsewhere"),
         ('<a href="gone.html">x</a>', "gone.html leads nowhere"),
         ('<a href="../index.html#no-such-place">x</a>', "names no place"),
         (f'<a href="{PUBLIC.colab}/gone.ipynb">x</a>', "is dead"),
