@@ -166,7 +166,7 @@ def build(root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, add
         copy = colab_copy(notebook, wheel, address.site)
         write_atomically(pages / "colab" / notebook.name, nbformat.writes(copy).encode())
     _point_buttons_at_copies(pages, address)
-    _drop_mathjax(pages)
+    _drop_unused_scripts(pages)
     problems = check(pages, address)
     if problems:
         raise SiteError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
@@ -314,11 +314,17 @@ def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
     return f"{argument}\n\nAll {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
 
 
-def _drop_mathjax(pages: Path) -> None:
-    # Jupyter Book loads MathJax from a CDN into every page; the book writes its few formulas in plain characters.
+# Jupyter Book puts MathJax and Thebe, both from CDNs, into every page, and Thebe twice, which is a script error. The
+# book writes its few formulas in plain characters and runs no code in pages.
+_UNUSED_SCRIPTS = re.compile(
+    r"<script[^>]*>\s*(?:window\.MathJax|const THEBE_JS_URL)\b.*?</script>"
+    r"|<script[^>]*\bsrc=\"[^\"]*(?:mathjax|sphinx-thebe)[^\"]*\"[^>]*></script>"
+)
+
+
+def _drop_unused_scripts(pages: Path) -> None:
     for path in pages.rglob("*.html"):
-        text = re.sub(r"<script[^>]*>\s*window\.MathJax\b.*?</script>", "", path.read_text())
-        write_atomically(path, re.sub(r"<script[^>]*mathjax[^>]*></script>", "", text).encode())
+        write_atomically(path, _UNUSED_SCRIPTS.sub("", path.read_text()).encode())
 
 
 def _code(path: Path) -> str:
