@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -17,6 +18,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     OSError
         If the folder cannot be written to; nothing is left behind then.
     """
+    if not path.parent.is_dir():
+        # Said of the file that was asked for, not of the scratch file beside it.
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("wb") as file:
