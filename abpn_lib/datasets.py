@@ -50,7 +50,8 @@ OFFICIAL = {
 }
 """The authors' published models by what they are; the two `-time` ones were calibrated on one crop, for timing only.
 
-All four are INT8: the float network was published as weights, not as a .tflite file."""
+All four are INT8.
+"""
 
 
 class DataError(Exception):

@@ -372,3 +372,12 @@ def test_the_authors_models_are_found_and_checked(data_folder: Path, tmp_path: P
         assert datasets.official_model(Path(entry.path).stem, data_folder) == data_folder / entry.path
     with pytest.raises(DataError, match="abpn data fetch authors"):
         datasets.official_model(Path(entry.path).stem, tmp_path)
+
+
+def test_the_authors_models_are_what_their_names_say(data_folder: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    assert len(datasets.OFFICIAL) == len(datasets.dataset("authors").entries)
+    for name in datasets.OFFICIAL:
+        details = Interpreter(model_path=str(datasets.official_model(name, data_folder))).get_input_details()[0]
+        assert ("int8" in name) == (details["dtype"] is np.uint8), name
