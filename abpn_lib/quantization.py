@@ -187,8 +187,7 @@ def fake_quantize(
     tensors = {id(model.input): _InputQuantizer(top, name="quantize_input")(lr)}
     for layer in model.layers[1:]:
         tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
-    wrapped = keras.Model(lr, tensors[id(model.output)], name=model.name)
-    return wrapped
+    return keras.Model(lr, tensors[id(model.output)], name=model.name)
 
 
 @keras.utils.register_keras_serializable("abpn")
