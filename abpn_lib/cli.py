@@ -277,7 +277,10 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help="the folder to write the models to")
     command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     command.add_argument("--images", type=_positive, default=32, help="how many images to calibrate on, evenly spaced")
-    command.add_argument("--per-tensor", action="store_true", help="one scale for each weight tensor, not each channel")
+    command.add_argument("--name", default=None, help="what the files' names begin with (default: the network's name)")
+    command.add_argument(
+        "--per-tensor", action="store_true", help="also an INT8 file with one scale for each weight tensor"
+    )
     command.add_argument(
         "--qat",
         metavar="RECIPE",
@@ -302,8 +305,10 @@ def _quantize(options: argparse.Namespace) -> None:
     ranges = quantization.calibrate(
         model, quantization.calibration_images(options.calibrate, options.images, base.scale)
     )
-    writer = quantization.Writer(options.out, finished, context, not options.per_tensor)
+    writer = quantization.Writer(options.out, finished, context, options.name)
     paths = [writer.fp32(model), writer.ptq(model, ranges, options.calibrate, options.images)]
+    if options.per_tensor:
+        paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
     if options.qat:
         recipe = training.recipe(
             options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data

@@ -18,15 +18,20 @@ import tensorflow as tf
 import tf_keras as keras
 
 __all__ = [
-    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "parameter_count", "rescale",
+    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "rescale",
     "start_as_identity",
 ]
 
 TABLE2 = ("baseline", "nearest", "bilinear", "fsrl", "abpn")
 """The five rows of Table 2, in the paper's order; `abpn` is its baseline + ABRL."""
 
-NETWORKS = (*TABLE2, "fsrcnn", "abpn-text")
-"""All names `build` takes. `abpn-text` is ABPN as the paper's sentences read: 43,035 parameters."""
+NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-text", "abpn-leaky", "abpn-batchnorm")
+"""All names `build` takes.
+
+`abpn-text` is ABPN as the paper's sentences read: 43,035 parameters. `abpn-leaky` has leaky ReLU of slope
+0.1 in place of ReLU (S3), `abpn-batchnorm` a batch normalisation before each ReLU (S5), and
+`fsrcnn-anchor` adds ABPN's anchor path to FSRCNN's output.
+"""
 
 
 @keras.utils.register_keras_serializable("abpn")
@@ -115,8 +120,8 @@ def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed
         raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
     lr = keras.Input((None, None, 3), name="lr")
     convolution = _Convolutions(seed)
-    if name == "fsrcnn":
-        output = _fsrcnn(lr, scale, convolution)
+    if name in ("fsrcnn", "fsrcnn-anchor"):
+        output = _fsrcnn(lr, name, scale, convolution)
     else:
         output = _plain(lr, name, scale, channels, pairs, convolution)
     return keras.Model(lr, output, name=name.replace("-", "_"))
@@ -138,22 +143,31 @@ class _Convolutions:
             filters, kernel, padding="same", activation=activation, kernel_initializer=self.initializer(), name=name
         )(x)
 
+    def pair(self, x: tf.Tensor, filters: int, name: str, network: str) -> tf.Tensor:
+        """A convolution and what follows it in this network."""
+        if network == "abpn-leaky":
+            return keras.layers.LeakyReLU(0.1, name=f"{name}_leaky")(self(x, filters, name))
+        if network == "abpn-batchnorm":
+            x = keras.layers.BatchNormalization(name=f"{name}_norm")(self(x, filters, name))
+            return keras.layers.ReLU(name=f"{name}_relu")(x)
+        return self(x, filters, name, activation="relu")
+
 
 def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, convolution: _Convolutions) -> tf.Tensor:
     """The plain chain of Figure 2 under one of Table 2's residual strategies."""
     out_channels = 3 * scale**2
     # The text has every pair at full width; the authors' code narrows in the last pair, which gives 42,539.
     last = channels if name == "abpn-text" else out_channels
-    x = shallow = convolution(lr, channels, "sfe", activation="relu")  # (N, H, W, 28)
+    x = shallow = convolution.pair(lr, channels, "sfe", name)  # (N, H, W, 28)
     for i in range(1, pairs):
-        x = convolution(x, channels, f"dfe{i}", activation="relu")  # (N, H, W, 28)
+        x = convolution.pair(x, channels, f"dfe{i}", name)  # (N, H, W, 28)
     if name == "fsrl":
         # Figure 1a; before the narrowing pair, the last place where both sides have 28 channels.
         x = keras.layers.Add(name="feature_add")([x, shallow])
     if pairs:
-        x = convolution(x, last, f"dfe{pairs}", activation="relu")  # (N, H, W, 27)
+        x = convolution.pair(x, last, f"dfe{pairs}", name)  # (N, H, W, 27)
     x = convolution(x, out_channels, "transition")  # (N, H, W, 27)
-    if name in ("abpn", "abpn-text"):
+    if name.startswith("abpn"):
         x = keras.layers.Add(name="anchor_add")([x, Anchor(scale, name="anchor")(lr)])
     x = DepthToSpace(scale, name="shuffle")(x)  # (N, 3H, 3W, 3)
     if name in ("nearest", "bilinear"):
@@ -161,8 +175,8 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
     return x
 
 
-def _fsrcnn(lr: tf.Tensor, scale: int, convolution: _Convolutions) -> tf.Tensor:
-    """FSRCNN (d, s, m) = (56, 12, 4) on RGB with PReLU and a 9x9 deconvolution."""
+def _fsrcnn(lr: tf.Tensor, name: str, scale: int, convolution: _Convolutions) -> tf.Tensor:
+    """FSRCNN (d, s, m) = (56, 12, 4) on RGB with PReLU and a 9x9 deconvolution, with or without an anchor path."""
 
     def prelu(x: tf.Tensor, name: str) -> tf.Tensor:
         slope = keras.initializers.Constant(0.25)
@@ -173,9 +187,13 @@ def _fsrcnn(lr: tf.Tensor, scale: int, convolution: _Convolutions) -> tf.Tensor:
     for i in range(1, 5):
         x = prelu(convolution(x, 12, f"map{i}"), f"map{i}_prelu")  # (N, H, W, 12)
     x = prelu(convolution(x, 56, "expand", kernel=1), "expand_prelu")  # (N, H, W, 56)
-    return keras.layers.Conv2DTranspose(
+    x = keras.layers.Conv2DTranspose(
         3, 9, strides=scale, padding="same", kernel_initializer=convolution.initializer(), name="deconv"
     )(x)  # (N, 3H, 3W, 3)
+    if name == "fsrcnn-anchor":
+        anchor = DepthToSpace(scale, name="anchor_shuffle")(Anchor(scale, name="anchor")(lr))
+        x = keras.layers.Add(name="image_add")([x, anchor])
+    return x
 
 
 def parameter_count(model: keras.Model) -> int:
@@ -184,10 +202,35 @@ def parameter_count(model: keras.Model) -> int:
 
 
 def rescale(model: keras.Model, factor: float) -> None:
-    """Turn a network for values in [0, r] into one for [0, factor · r], in place, by scaling its biases."""
+    """Turn a network for values in [0, r] into one for [0, factor · r], in place, by scaling its biases.
+
+    Raises
+    ------
+    ValueError
+        If the network holds a batch normalisation, which `fold` removes.
+    """
     for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            raise ValueError(f"{model.name} holds a batch normalisation: fold it first")
         if getattr(layer, "use_bias", False):
             layer.bias.assign(layer.bias * factor)
+
+
+def fold(model: keras.Model) -> keras.Model:
+    """`abpn-batchnorm` as the ABPN it computes at inference: each normalisation becomes part of its convolution."""
+    norms = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+    count = sum(layer.name.startswith("dfe") for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    channels = model.get_layer("sfe").filters
+    folded = build("abpn", model.get_layer("shuffle").scale, channels=channels, pairs=count)
+    for layer in folded.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = model.get_layer(layer.name).get_weights()
+            if norm := norms.get(f"{layer.name}_norm"):
+                gamma, beta, mean, variance = norm.get_weights()
+                factor = gamma / np.sqrt(variance + norm.epsilon)
+                kernel, bias = kernel * factor, (bias - mean) * factor + beta
+            layer.set_weights([kernel, bias])
+    return folded
 
 
 def start_as_identity(model: keras.Model, noise: float) -> None:
@@ -206,7 +249,8 @@ def start_as_identity(model: keras.Model, noise: float) -> None:
             kernel = layer.kernel.numpy() * noise  # (9, 9, 3, C_in)
             scale = layer.strides[0]
             first = (kernel.shape[0] - scale) // 2
-            kernel[first : first + scale, first : first + scale, :, :3] += np.eye(3, dtype=np.float32)
+            if not adds_image:
+                kernel[first : first + scale, first : first + scale, :, :3] += np.eye(3, dtype=np.float32)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel = layer.kernel.numpy() * noise  # (k, k, C_in, C_out)
             middle, (c_in, c_out) = kernel.shape[0] // 2, kernel.shape[2:]

@@ -241,39 +241,50 @@ def calibration_images(name: str, count: int, scale: int) -> list[NDArray[np.uin
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the models of one finished training run, each beside its provenance, into a folder."""
+    """Writes the models of one finished training run, each beside its provenance, into a folder.
+
+    Their names begin with `name` (None: the network's).
+    """
 
     folder: Path
     run: training.Run
     context: results.Context
-    per_channel: bool = True
+    name: str | None = None
 
     def fp32(self, model: keras.Model) -> Path:
-        """``NETWORK-fp32.tflite``, and the float weights as ``NETWORK.npz``."""
+        """``NAME-fp32.tflite``, and the float weights as ``NAME.npz``."""
         path = self._path("fp32")
-        training.save_weights(model, path.with_name(f"{self.run.recipe.network}.npz"))
+        training.save_weights(model, path.with_name(f"{self._stem}.npz"))
         export_float(model, path)
-        return self._describe(path, "fp32", {})
+        return self._describe(path, "fp32", {"per_channel": None})
 
-    def ptq(self, model: keras.Model, ranges: Ranges, calibrated_on: str, images: int) -> Path:
-        """``NETWORK-int8-ptq.tflite``."""
-        path = self._path("int8-ptq")
-        export_int8(model, ranges, path, per_channel=self.per_channel)
+    def ptq(
+        self, model: keras.Model, ranges: Ranges, calibrated_on: str, images: int, *, per_channel: bool = True
+    ) -> Path:
+        """``NAME-int8-ptq.tflite``, or with one scale for each weight tensor ``NAME-int8-ptq-tensor.tflite``."""
+        path = self._path("int8-ptq" if per_channel else "int8-ptq-tensor")
+        export_int8(model, ranges, path, per_channel=per_channel)
+        calibration = {"data": calibrated_on, "images": images}
         return self._describe(
-            path, "int8-ptq", {"ranges": ranges, "calibration": {"data": calibrated_on, "images": images}}
+            path, "int8-ptq", {"ranges": ranges, "calibration": calibration, "per_channel": per_channel}
         )
 
     def qat(self, model: keras.Model, ranges: Ranges, run: training.Run) -> Path:
-        """``NETWORK-int8-qat.tflite``; its own training run is the one described."""
+        """``NAME-int8-qat.tflite``; its own training run is the one described."""
         path = self._path("int8-qat")
-        export_int8(model, ranges, path, per_channel=self.per_channel)
+        export_int8(model, ranges, path)
+        started = self.run.provenance["recipe"]
         return self._describe(
-            path, "int8-qat", {**run.provenance, "ranges": ranges, "started_from": self.run.provenance["recipe"]}
+            path, "int8-qat", {**run.provenance, "ranges": ranges, "started_from": started, "per_channel": True}
         )
+
+    @property
+    def _stem(self) -> str:
+        return self.name or self.run.recipe.network
 
     def _path(self, kind: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{self.run.recipe.network}-{kind}.tflite"
+        return self.folder / f"{self._stem}-{kind}.tflite"
 
     def _describe(self, path: Path, kind: str, more: Mapping[str, Any]) -> Path:
         provenance = {
@@ -284,7 +295,6 @@ class Writer:
             "network": self.run.recipe.network,
             "scale": self.run.recipe.scale,
             "sha256": sha256(path),
-            "per_channel": self.per_channel if kind != "fp32" else None,
             "exported_by": asdict(self.context),
         }
         write_atomically(path.with_suffix(".json"), (json.dumps(provenance, indent=1) + "\n").encode())

@@ -19,7 +19,7 @@ FLOORS = (
     ("files",),
     ("degradation", "metrics", "models", "paper", "results"),
     ("datasets",),
-    ("networks", "runtime"),
+    ("networks", "optimizers", "runtime"),
     ("training",),
     ("quantization",),
     ("evaluation", "latency"),
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
 # Only these need TensorFlow; `latency` imports them inside the function that builds meta-nodes.
-TENSORFLOW_ROOMS = ("networks", "training", "quantization")
+TENSORFLOW_ROOMS = ("networks", "optimizers", "training", "quantization")
 
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

@@ -1,0 +1,133 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, for the convolutions of a small network.
+
+A plain chain of 3x3 convolutions starts slowly under Adam (section 4.1 of the paper trains a million
+steps). Its kernels are small matrices, at most 252x28, so that a second-order method costs little per
+step, and it needs many fewer of them.
+
+Reference
+---------
+N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+__all__ = ["Soap"]
+
+
+class Soap(keras.optimizers.Optimizer):
+    """SOAP for every variable of rank 4 (a kernel, as the matrix (k·k·C_in, C_out)); Adam for the others.
+
+    Parameters
+    ----------
+    learning_rate
+        As Adam's: a number or a schedule.
+    momentum, second, covariance
+        Decay of the gradient's average, of its square in the eigenbasis, and of the two covariances.
+    every
+        Steps between two updates of the eigenbasis.
+    options
+        Those of `keras.optimizers.Optimizer`, such as ``use_ema``.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 3e-3,
+        *,
+        momentum: float = 0.9,
+        second: float = 0.95,
+        covariance: float = 0.95,
+        every: int = 10,
+        name: str = "Soap",
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, **{"jit_compile": False, **options})
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
+
+    def build(self, var_list: list[tf.Variable]) -> None:
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._slots = [self._new_slots(variable) for variable in var_list]
+        self._built = True
+
+    def _new_slots(self, variable: tf.Variable) -> dict[str, tf.Variable]:
+        slots = {name: self.add_variable_from_reference(variable, name) for name in ("average", "square")}
+        if len(variable.shape) == 4:
+            rows, columns = _as_matrix(variable).shape
+            for side, size in (("left", rows), ("right", columns)):
+                identity, zero = tf.eye(size), tf.zeros((size, size))
+                slots[side] = self.add_variable_from_reference(variable, f"{side}_basis", (size, size), identity)
+                slots[f"{side}_cov"] = self.add_variable_from_reference(variable, f"{side}_cov", (size, size), zero)
+        return slots
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        step = tf.cast(self.iterations + 1, tf.float32)
+        slots = self._slots[self._index_dict[self._var_key(variable)]]
+        if "left" in slots:
+            change = self._preconditioned(gradient, slots, step)
+        else:
+            change = self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
+        variable.assign_sub(tf.cast(self.learning_rate, tf.float32) * change)
+
+    def _adam(
+        self, slots: dict[str, tf.Variable], gradient: tf.Tensor, square: tf.Tensor, step: tf.Tensor, rotate: Any
+    ) -> tf.Tensor:
+        average = slots["average"].assign(self.momentum * slots["average"] + (1 - self.momentum) * gradient)
+        second = slots["square"].assign(self.second * slots["square"] + (1 - self.second) * square)
+        corrected = second / (1 - self.second**step)
+        return rotate(average) / (1 - self.momentum**step) / (tf.sqrt(corrected) + 1e-8)
+
+    def _preconditioned(self, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: tf.Tensor) -> tf.Tensor:
+        shape, keep = gradient.shape, self.covariance
+        matrix = _as_matrix(gradient)  # (k·k·C_in, C_out)
+        slots["left_cov"].assign(keep * slots["left_cov"] + (1 - keep) * tf.matmul(matrix, matrix, transpose_b=True))
+        slots["right_cov"].assign(keep * slots["right_cov"] + (1 - keep) * tf.matmul(matrix, matrix, transpose_a=True))
+        left, right = slots["left"], slots["right"]
+
+        def rotate(tensor: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(tf.matmul(left, _as_matrix(tensor) @ right, transpose_a=True), shape)
+
+        rotated = self._adam(slots, gradient, tf.square(rotate(gradient)), step, rotate)
+        change = tf.matmul(left @ _as_matrix(rotated), right, transpose_b=True)
+        # The step uses the old basis throughout; a new one serves from the next step on.
+        with tf.control_dependencies([change]):
+            due = tf.equal((self.iterations + 1) % self.every, 0)
+            case = tf.where(tf.equal(self.iterations, 0), 2, tf.cast(due, tf.int32))
+            tf.switch_case(case, [tf.no_op, partial(_turn, slots), partial(_find, slots)])
+        return tf.reshape(change, shape)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("momentum", "second", "covariance", "every")}
+        return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
+
+
+def _find(slots: dict[str, tf.Variable]) -> tf.Operation:
+    """Take both eigenbases from the first gradient."""
+    for side in ("left", "right"):
+        slots[side].assign(tf.reverse(tf.linalg.eigh(slots[f"{side}_cov"])[1], [1]))
+    return tf.no_op()
+
+
+def _turn(slots: dict[str, tf.Variable]) -> tf.Operation:
+    """Bring both eigenbases up to date by one step of power iteration, and the squares along with them."""
+    square = _as_matrix(slots["square"])
+    for side, axis in (("left", 0), ("right", 1)):
+        basis, covariance = slots[side], slots[f"{side}_cov"]
+        turned = covariance @ basis
+        # Greatest first: QR keeps directions apart only in that order.
+        order = tf.argsort(tf.reduce_sum(basis * turned, axis=0), direction="DESCENDING", stable=True)
+        square = tf.gather(square, order, axis=axis)
+        slots[side].assign(tf.linalg.qr(tf.gather(turned, order, axis=1))[0])
+    slots["square"].assign(tf.reshape(square, slots["square"].shape))
+    return tf.no_op()
+
+
+def _as_matrix(kernel: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(kernel, (-1, kernel.shape[-1]))
