@@ -202,8 +202,22 @@ def _add_train(commands: Any) -> None:
         "--scale", type=_positive, default=None, help="how many times to enlarge (default: the recipe's)"
     )
     command.add_argument("--seed", type=int, default=None, help="of weights and batches (default: the recipe's)")
+    command.add_argument("--rate", type=float, default=None, help="greatest learning rate (default: the recipe's)")
+    command.add_argument(
+        "--optimizer", choices=["adam", "soap"], default=None, help="what moves the weights (default: the recipe's)"
+    )
+    command.add_argument(
+        "--start", choices=["he", "glorot", "identity"], default=None, help="initial weights (default: the recipe's)"
+    )
+    command.add_argument("--pairs", type=int, default=None, help="conv-ReLU pairs (default: the recipe's)")
     command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
     _training_options(command)
+
+
+# What `abpn train` can change of a recipe.
+_RECIPE_FIELDS = (
+    "network", "data", "steps", "batch", "patch", "scale", "seed", "rate", "optimizer", "start", "pairs",
+)
 
 
 def _training_options(command: argparse.ArgumentParser) -> None:
@@ -246,7 +260,7 @@ def _train(options: argparse.Namespace) -> None:
 
     chosen = training.recipe(
         options.recipe,
-        **{field: getattr(options, field) for field in ("network", "data", "steps", "batch", "patch", "scale", "seed")},
+        **{field: getattr(options, field) for field in _RECIPE_FIELDS},
     )
     _require(chosen.data)
     context = results.Context.here(options.command_line)
@@ -299,7 +313,7 @@ def _quantize(options: argparse.Namespace) -> None:
     finished = training.read_run(options.run_folder)
     base = finished.recipe
     _require(options.calibrate)
-    model = networks.build(base.network, base.scale)
+    model = networks.build(base.network, base.scale, pairs=base.pairs)
     training.load_weights(model, options.run_folder / "weights.npz")
     context = results.Context.here(options.command_line)
     ranges = quantization.calibrate(
