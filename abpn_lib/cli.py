@@ -118,13 +118,15 @@ def _add_upscale(commands: Any) -> None:
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
-def _model_option(command: argparse.ArgumentParser, default: str | None = None) -> None:
+def _model_option(command: argparse.ArgumentParser, default: str | None = None, *, several: bool = False) -> None:
     command.add_argument(
         "--model",
         metavar="NAME|PATH",
         default=default,
         required=default is None,
-        help=f"a name that `abpn models` lists, a .tflite file, or of the authors' ({', '.join(datasets.OFFICIAL)})",
+        action="append" if several else "store",
+        help=f"a name that `abpn models` lists, a .tflite file, or of the authors' ({', '.join(datasets.OFFICIAL)})"
+        + ("; again for more" if several else ""),
     )
 
 
@@ -299,7 +301,7 @@ def _add_quantize(commands: Any) -> None:
         "--qat",
         metavar="RECIPE",
         default=None,
-        help="also train quantisation-aware, by this recipe: qat-first, qat-paper, qat-authors",
+        help="also train quantisation-aware, by this recipe: qat-table2, qat-long, qat-paper, qat-authors",
     )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
@@ -328,7 +330,7 @@ def _quantize(options: argparse.Namespace) -> None:
             options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data
         )
         _require(recipe.data)
-        folder = options.run_folder / "qat"
+        folder = options.run_folder / options.qat
         images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
         tuned, tuned_ranges = quantization.train_qat(
             model,
@@ -354,7 +356,7 @@ def _add_evaluate(commands: Any) -> None:
         "measure a model's PSNR and SSIM on a data set",
         "abpn evaluate --model abpn-int8-qat --data set5",
     )
-    _model_option(command)
+    _model_option(command, several=True)
     command.add_argument(
         "--data", default="embedded", help=f"one of {', '.join(n for n in datasets.DATASETS if n != 'authors')}"
     )
@@ -370,7 +372,7 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
     command.add_argument("--subject", default=None, help="the name in the records (default: the model's)")
     command.add_argument(
-        "--image", action="append", default=[], metavar="NAME", help="also one record for this image; again for more"
+        "--image", action="append", default=[], metavar="NAME", help="also one record for this image; again for more; all: for each"
     )
     command.add_argument("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
     _runtime_options(command)
@@ -381,18 +383,29 @@ def _evaluate(options: argparse.Namespace) -> None:
     from abpn_lib.files import sha256
 
     protocol = {"authors": metrics.AUTHORS, "field": metrics.FIELD}[options.protocol]
-    if options.model == "bicubic":
-        upscale, digest, scale = evaluation.bicubic_upscaler(3), "", 3
-    else:
-        path = _model_path(options.model)
-        upscaler = runtime.Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
-        upscale, digest, scale = upscaler.upscale, sha256(path), upscaler.scale
+    if options.subject and len(options.model) > 1:
+        raise UsageError(f"--subject names one model, and there are {len(options.model)}: leave it out")
+    upscalers: dict[str, Any] = {}
+    digests, scales = {}, set()
+    for name in options.model:
+        subject = options.subject or Path(name).stem
+        if name == "bicubic":
+            upscalers[subject], digests[subject] = evaluation.bicubic_upscaler(3), ""
+            scales.add(3)
+        else:
+            path = _model_path(name)
+            upscaler = runtime.Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
+            upscalers[subject], digests[subject] = upscaler.upscale, sha256(path)
+            scales.add(upscaler.scale)
+    if len(scales) > 1:
+        raise UsageError(f"the models enlarge by {' and '.join(map(str, sorted(scales)))}: evaluate one scale at a time")
     if options.data not in datasets.DATASETS or options.data == "authors":
         datasets.dataset(options.data)
         raise UsageError(f"{options.data} holds no images")
     _require(options.data)
-    scores = evaluation.evaluate(
-        upscale,
+    (scale,) = scales
+    all_scores = evaluation.evaluate_all(
+        upscalers,
         datasets.images(options.data, scale=scale),
         scale=scale,
         protocol=protocol,
@@ -400,20 +413,31 @@ def _evaluate(options: argparse.Namespace) -> None:
         workers=options.workers,
     )
     context = results.Context.here(options.command_line)
-    subject = options.subject or Path(options.model).stem
-    records = evaluation.records_of(scores, context, subject, options.data, protocol, digest)
-    records += evaluation.records_of_images(scores, options.image, context, subject, options.data, protocol, digest)
+    records = []
+    for subject, scores in all_scores.items():
+        digest = digests[subject]
+        records += evaluation.records_of(scores, context, subject, options.data, protocol, digest)
+        images = [score.name for score in scores] if options.image == ["all"] else options.image
+        records += evaluation.records_of_images(scores, images, context, subject, options.data, protocol, digest)
     if options.raw:
         records = [replace(record, conditions={**record.conditions, "reading": "raw"}) for record in records]
     _give(records, options)
     if not options.json:
-        mean = evaluation.summary(scores)
-        rows = [
-            *((score.name, score.psnr, score.ssim) for score in scores),
-            (f"mean of {mean.images}", mean.psnr, mean.ssim),
-        ]
-        for name, psnr, ssim in rows:
-            print(f"{name:24} {psnr:8.3f} dB" + ("" if ssim is None else f"  {ssim:.4f}"))
+        for subject, scores in all_scores.items():
+            _print_scores(subject, scores)
+
+
+def _print_scores(subject: str, scores: Sequence[Any]) -> None:
+    from abpn_lib import evaluation
+
+    mean = evaluation.summary(scores)
+    rows = [
+        *((score.name, score.psnr, score.ssim) for score in scores),
+        (f"mean of {mean.images}", mean.psnr, mean.ssim),
+    ]
+    print(subject)
+    for name, psnr, ssim in rows:
+        print(f"  {name:24} {psnr:8.3f} dB" + ("" if ssim is None else f"  {ssim:.4f}"))
 
 
 def _add_latency(commands: Any) -> None:

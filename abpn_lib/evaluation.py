@@ -7,7 +7,7 @@ authors' unless another is asked for (`abpn_lib.metrics`). Means are over images
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from abpn_lib.models import Model, ModelError
 from abpn_lib.results import Context, Record
 
 __all__ = [
-    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "records_of", "records_of_images", "records_of_models",
+    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "records_of", "records_of_images", "records_of_models",
     "summary",
 ]
 
@@ -77,14 +77,30 @@ def evaluate(
     ValueError
         If `workers` is under 1.
     """
+    return evaluate_all({"": upscale}, images, scale=scale, protocol=protocol, with_ssim=with_ssim, workers=workers)[""]
+
+
+def evaluate_all(
+    upscalers: Mapping[str, Upscale],
+    images: Iterable[tuple[str, Rgb]],
+    *,
+    scale: int = 3,
+    protocol: metrics.Protocol = metrics.AUTHORS,
+    with_ssim: bool = True,
+    workers: int = 1,
+) -> dict[str, list[ImageScore]]:
+    """`evaluate` for several models by their names: each image is read and made smaller once for all of them."""
     if workers < 1:
         raise ValueError(f"at least one worker is needed, not {workers}")
-    pairs = ((name, hr, _upscaled(upscale, name, hr, scale)) for name, hr in images)
+    triples = _enlarged(upscalers, images, scale)
+    scores: dict[str, list[ImageScore]] = {name: [] for name in upscalers}
     if workers == 1:
-        scores = [_score(name, hr, sr, protocol, with_ssim) for name, hr, sr in pairs]
+        scored = ((model, _score(name, hr, sr, protocol, with_ssim)) for model, name, hr, sr in triples)
     else:
-        scores = list(_score_in_threads(pairs, protocol, with_ssim, workers))
-    if not scores:
+        scored = _score_in_threads(triples, protocol, with_ssim, workers)
+    for model, score in scored:
+        scores[model].append(score)
+    if not all(scores.values()):
         raise DataError("there are no images to evaluate on")
     return scores
 
@@ -185,11 +201,23 @@ def records_of_models(models: Iterable[Model], context: Context) -> list[Record]
     return records
 
 
-def _upscaled(upscale: Upscale, name: str, hr: Rgb, scale: int) -> Rgb:
-    try:
-        lr = degradation.bicubic_down(hr, scale)
-    except ValueError as error:
-        raise DataError(f"image {name}: {error}") from error
+_Enlarged = tuple[str, str, Rgb, Rgb]
+"""Model, image, HR and SR."""
+
+
+def _enlarged(
+    upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], scale: int
+) -> Iterator[_Enlarged]:
+    for name, hr in images:
+        try:
+            lr = degradation.bicubic_down(hr, scale)
+        except ValueError as error:
+            raise DataError(f"image {name}: {error}") from error
+        for model, upscale in upscalers.items():
+            yield model, name, hr, _upscaled(upscale, lr, hr)
+
+
+def _upscaled(upscale: Upscale, lr: Rgb, hr: Rgb) -> Rgb:
     sr = upscale(lr)
     if sr.shape != hr.shape or sr.dtype != np.uint8:
         raise ModelError(
@@ -207,15 +235,20 @@ def _score(name: str, hr: Rgb, sr: Rgb, protocol: metrics.Protocol, with_ssim: b
 
 
 def _score_in_threads(
-    pairs: Iterable[tuple[str, Rgb, Rgb]], protocol: metrics.Protocol, with_ssim: bool, workers: int
-) -> Iterator[ImageScore]:
+    triples: Iterable[_Enlarged], protocol: metrics.Protocol, with_ssim: bool, workers: int
+) -> Iterator[tuple[str, ImageScore]]:
     # Threads do: SSIM spends its time in scipy.ndimage, which lets go of the interpreter lock.
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[ImageScore]] = deque()
-        for name, hr, sr in pairs:
-            waiting.append(pool.submit(_score, name, hr, sr, protocol, with_ssim))
+        waiting: deque[tuple[str, Future[ImageScore]]] = deque()
+
+        def next_one() -> tuple[str, ImageScore]:
+            model, future = waiting.popleft()
+            return model, future.result()
+
+        for model, name, hr, sr in triples:
+            waiting.append((model, pool.submit(_score, name, hr, sr, protocol, with_ssim)))
             # A bounded queue bounds the memory.
             if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
+                yield next_one()
         while waiting:
-            yield waiting.popleft().result()
+            yield next_one()

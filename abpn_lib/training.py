@@ -142,12 +142,39 @@ RECIPES: Mapping[str, Recipe] = {
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
     # The published code: 220 epochs, and its README starts at 1e-3.
     "qat-authors": Recipe("abpn", 220_000, 1e-3, halve_at=(50_000, 100_000, 150_000, 200_000)),
+    # What QAT of a network trained by `table2`, and by `long`, takes here.
+    "qat-table2": Recipe(
+        "abpn",
+        1_000,
+        3e-4,
+        schedule="cosine",
+        patch=32,
+        batch=8,
+        average=0.99,
+        data="train",
+        optimizer="soap",
+        warmup=50,
+    ),
+    "qat-long": Recipe(
+        "abpn",
+        6_000,
+        3e-4,
+        schedule="cosine",
+        patch=32,
+        batch=8,
+        average=0.999,
+        data="train",
+        optimizer="soap",
+        warmup=100,
+    ),
     "qat-first": Recipe("abpn", 3_000, 1e-4, schedule="cosine", patch=32, batch=8, average=0.99, data="train"),
 }
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
     """A named recipe with some fields replaced (None means: keep).
+
+    With another number of steps the halvings keep their place in the whole.
 
     Raises
     ------
@@ -156,7 +183,10 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise TrainingError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    changed = replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
+    base = RECIPES[name]
+    changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
+    if changed.steps != base.steps and "halve_at" not in changes:
+        changed = replace(changed, halve_at=tuple(at * changed.steps // base.steps for at in base.halve_at))
     if changed.network not in networks.NETWORKS:
         raise TrainingError(f"no network is called {changed.network!r}; there are {', '.join(networks.NETWORKS)}")
     for field in ("steps", "patch", "batch", "scale"):

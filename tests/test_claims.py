@@ -215,6 +215,20 @@ def test_the_mean_over_data_sets_decides() -> None:
     assert verdict("T2.abpn.int8", records + other) == "reproduced"
 
 
+def test_further_seeds_count_and_are_told() -> None:
+    pair = [psnr("abpn-int8-ptq", 28.4), psnr("fsrl-int8-ptq", 28.0)]
+    alone = claims.claim("S8").judge(pair)
+    assert alone.verdict == "reproduced"
+    assert "seeds" not in alone.measured
+    more = [psnr("abpn-seed1-int8-ptq", 28.0), psnr("abpn-seed2-int8-ptq", 28.2), psnr("fsrl-seed1-int8-ptq", 28.0)]
+    judged = claims.claim("S8").judge(pair + more)
+    assert judged.measured == "+0.20 dB (set5 +0.20; 3 seeds +0.00 to +0.40)"
+    assert judged.verdict == "partly"
+    assert set(judged.records) == {*pair, *more}
+    # Another seed's value on other images is left out.
+    assert claims.claim("S8").judge([*pair, replace(more[0], count=2)]).measured == alone.measured
+
+
 def test_means_over_different_images_are_not_subtracted() -> None:
     pair = [psnr("abpn-fp32", 28.0), replace(psnr("abpn-int8-ptq", 27.87), count=2)]
     assert verdict("T2.abpn.int8", pair) == "not testable here"
