@@ -224,7 +224,7 @@ def test_further_seeds_count_and_are_told() -> None:
     judged = claims.claim("S8").judge(pair + more)
     assert judged.measured == "+0.20 dB (set5 +0.20; 3 seeds +0.00 to +0.40)"
     assert judged.verdict == "partly"
-    assert set(judged.records) == {*pair, *more}
+    assert all(record in judged.records for record in pair + more)
     # Another seed's value on other images is left out.
     assert claims.claim("S8").judge([*pair, replace(more[0], count=2)]).measured == alone.measured
 
