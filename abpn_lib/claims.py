@@ -581,13 +581,13 @@ def _s3() -> _Rule:
         ratio = leaky.value / relu.value
         told = f"leaky ReLU takes {ratio:.2f} times as long ({_milliseconds(leaky, relu)})"
         try:
-            scores = _scores(records, "ablation-leaky", "ablation-reference")
+            scores = _scores(records, "ablation-leaky-fp32", "ablation-reference-fp32")
         except _Absent:
             why = "The dB are untested: no ablation has been run yet."
             return Judgement(_both(ratio >= factor, None), told, (leaky, relu), f"{why} {_THIS_MACHINE}")
 
         def gained(of: Mapping[str, float]) -> float:
-            return of["ablation-leaky"] - of["ablation-reference"]
+            return of["ablation-leaky-fp32"] - of["ablation-reference-fp32"]
 
         verdict = _both(ratio >= factor, gained(scores.means) <= gain)
         told += f"; it gains {scores.told(gained)}"
@@ -619,12 +619,12 @@ def _s4() -> _Rule:
 def _s5() -> _Rule:
     def judge(records: Sequence[Record]) -> Judgement:
         try:
-            scores = _scores(records, "ablation-reference", "ablation-batchnorm")
+            scores = _scores(records, "ablation-reference-fp32", "ablation-batchnorm-fp32")
         except _Absent:
             raise _Absent("no ablation has been run yet: it needs a network trained with batch normalisation") from None
 
         def loss(of: Mapping[str, float]) -> float:
-            return of["ablation-reference"] - of["ablation-batchnorm"]
+            return of["ablation-reference-fp32"] - of["ablation-batchnorm-fp32"]
 
         lost = loss(scores.means)
         return Judgement(_graded(0.1 <= lost <= 0.3, lost >= 0.03), scores.told(loss), scores.records, _NOT_DIV2K)

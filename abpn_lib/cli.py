@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _add_upscale(commands)
     _add_train(commands)
     _add_quantize(commands)
+    _add_curves(commands)
     _add_evaluate(commands)
     _add_latency(commands)
     _add_claims(commands)
@@ -294,6 +295,7 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     command.add_argument("--images", type=_positive, default=32, help="how many images to calibrate on, evenly spaced")
     command.add_argument("--name", default=None, help="what the files' names begin with (default: the network's name)")
+    command.add_argument("--float-only", action="store_true", help="no INT8: the float32 file alone")
     command.add_argument(
         "--per-tensor", action="store_true", help="also an INT8 file with one scale for each weight tensor"
     )
@@ -317,7 +319,12 @@ def _quantize(options: argparse.Namespace) -> None:
     _require(options.calibrate)
     model = networks.build(base.network, base.scale, pairs=base.pairs)
     training.load_weights(model, options.run_folder / "weights.npz")
+    if base.network == "abpn-batchnorm":
+        model = networks.fold(model)
     context = results.Context.here(options.command_line)
+    if options.float_only:
+        print(quantization.Writer(options.out, finished, context, options.name).fp32(model))
+        return
     ranges = quantization.calibrate(
         model, quantization.calibration_images(options.calibrate, options.images, base.scale)
     )
@@ -346,6 +353,30 @@ def _quantize(options: argparse.Namespace) -> None:
         paths.append(writer.qat(tuned, tuned_ranges, training.read_run(folder)))
     for path in paths:
         print(path)
+
+
+def _add_curves(commands: Any) -> None:
+    command = _command(
+        commands,
+        "curves",
+        _curves,
+        "turn the logs of finished training runs into records",
+        "abpn curves runs/abpn runs/fsrl --out curves.json",
+    )
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train` finished")
+    command.add_argument("--json", action="store_true", help="print records as JSON")
+    command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+
+
+def _curves(options: argparse.Namespace) -> None:
+    _prepare_tensorflow(1)
+    from abpn_lib import training
+
+    records = [record for folder in options.runs for record in training.records_of_run(folder)]
+    _give(records, options)
+    if not options.json:
+        for record in records:
+            print(f"{record.subject:32} step {record.conditions['step']:>7} {record.value:8.3f} dB")
 
 
 def _add_evaluate(commands: Any) -> None:

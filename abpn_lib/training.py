@@ -41,6 +41,7 @@ __all__ = [
     "pixel_psnr",
     "read_log",
     "read_run",
+    "records_of_run",
     "recipe",
     "save_weights",
     "train",
@@ -481,6 +482,26 @@ def read_run(folder: Path) -> Run:
         raise TrainingError(
             f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end"
         ) from error
+
+
+def records_of_run(folder: Path) -> list[results.Record]:
+    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds no finished run.
+    """
+    made = read_run(folder).provenance
+    context = results.Context(**{key: made[key] for key in ("command", "device", "versions", "commit", "date")})
+    recipe = {key: str(made["recipe"][key]) for key in ("network", "optimizer", "start", "rate", "seed")}
+    return [
+        context.record(
+            "validation-psnr", folder.name, row["val_psnr"], "dB", conditions={**recipe, "step": f"{row['step']:.0f}"},
+            seed=made["seed"],
+        )
+        for row in made["log"] if "val_psnr" in row
+    ]
 
 
 def read_log(folder: Path) -> Iterator[dict[str, float]]:
