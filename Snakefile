@@ -10,7 +10,7 @@ from abpn_lib import datasets, site
 
 LIBRARY = Path("abpn_lib")
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
-NETWORKS = ["baseline", "nearest", "bilinear", "fsrl", "abpn", "fsrcnn"]
+NETWORKS = ["baseline", "nearest", "bilinear", "fsrl", "abpn", "fsrcnn", "fsrcnn-anchor"]
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 WHEEL = f"_build/wheel/abpn_lib-{VERSION}-py3-none-any.whl"
 PYTHON = sys.executable
@@ -91,46 +91,113 @@ rule site:
 
 # From here on: only when asked for by name.
 
-MODELS = [f"{network}-{kind}" for network in NETWORKS for kind in ("fp32", "int8-ptq")] + ["abpn-int8-qat"]
+# A run: its recipe, what differs from it, and the QAT that follows (none: the float network alone is wanted).
+RUNS = {network: ("table2", f"--network {network}", "qat-table2") for network in NETWORKS}
+RUNS |= {
+    f"{network}-seed{seed}": ("table2", f"--network {network} --seed {seed}", None)
+    for network in ("abpn", "fsrl") for seed in (1, 2)
+}
+RUNS["abpn-long"] = ("long", "", "qat-long")
+VARIANTS = {"reference": "abpn", "leaky": "abpn-leaky", "batchnorm": "abpn-batchnorm", "text": "abpn-text"}
+
+
+def of_seed(name, seed):
+    return f"ablation-{name}" + (f"-seed{seed}" if seed else "")
+
+
+ABLATIONS = {of_seed(name, seed): f"--network {network} --seed {seed}" for name, network in VARIANTS.items() for seed in range(3)}
+ABLATIONS |= {of_seed(f"pairs{pairs}", seed): f"--pairs {pairs} --seed {seed}" for pairs in (0, 1, 2, 3, 4, 6, 7) for seed in range(2)}
+ABLATIONS |= {
+    "ablation-adam-he": "--optimizer adam --start he --rate 1e-3",
+    "ablation-adam-identity": "--optimizer adam --rate 1e-3",
+    "ablation-soap-he": "--start he",
+}
+QAT_RATES = ["qat-paper", "qat-authors"]
 BENCHMARKS = [name for name in ("embedded", "set5", "set14", "bsd100", "urban100") if datasets.available(name)]
 
 
+def kinds(run):
+    return ("fp32", "int8-ptq", "int8-ptq-tensor") + (("int8-qat",) if RUNS[run][2] else ())
+
+
+MODELS = [f"runs/models/{run}-{kind}.tflite" for run in RUNS for kind in kinds(run)]
+MODELS += [f"runs/models/{run}-fp32.tflite" for run in ABLATIONS]
+MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in QAT_RATES]
+
+
 rule train:
-    input: expand("runs/{network}/weights.npz", network=NETWORKS)
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS])
 
 
 rule quantize:
-    input: expand("runs/models/{model}.tflite", model=MODELS)
+    input: MODELS
 
 
 rule evaluate:
-    input: expand("runs/records/{model}-{data}.json", model=MODELS, data=BENCHMARKS)
+    input: expand("runs/records/psnr-{data}.json", data=BENCHMARKS), "runs/records/curves.json"
 
 
 # A run that was killed goes on from its last checkpoint: only the finished weights are named as output.
-rule train_network:
-    output: "runs/{network}/weights.npz"
-    shell: "{ABPN} train --recipe first --network {wildcards.network} --out runs/{wildcards.network}"
-
-
-rule quantize_network:
-    input: "runs/{network}/weights.npz"
-    output: "runs/models/{network}-fp32.tflite", "runs/models/{network}-int8-ptq.tflite"
-    shell: "{ABPN} quantize --run runs/{wildcards.network} --out runs/models"
-
-
-# QAT writes the two others again: it has a folder of its own.
-rule quantize_aware:
-    input: "runs/abpn/weights.npz"
-    output: "runs/models/abpn-int8-qat.tflite"
-    shell:
-        "{ABPN} quantize --run runs/abpn --out runs/qat --qat qat-first"
-        " && cp runs/qat/abpn-int8-qat.tflite runs/qat/abpn-int8-qat.json runs/models/"
-
-
-rule evaluate_model:
-    input: "runs/models/{model}.tflite"
-    output: "runs/records/{model}-{data}.json"
+rule train_run:
+    output: "runs/{run}/weights.npz"
     wildcard_constraints:
-        data="|".join(BENCHMARKS),
-    shell: "{ABPN} evaluate --model {input} --data {wildcards.data} --out {output}"
+        run="|".join(RUNS),
+    params:
+        recipe=lambda wildcards: RUNS[wildcards.run][0],
+        changes=lambda wildcards: RUNS[wildcards.run][1],
+    shell: "{ABPN} train --recipe {params.recipe} {params.changes} --out runs/{wildcards.run}"
+
+
+rule train_ablation:
+    output: "runs/{run}/weights.npz"
+    wildcard_constraints:
+        run="|".join(ABLATIONS),
+    params:
+        changes=lambda wildcards: ABLATIONS[wildcards.run],
+    shell: "{ABPN} train --recipe ablation --save-every 250 {params.changes} --out runs/{wildcards.run}"
+
+
+for run in RUNS:
+    rule:
+        name: f"quantize_{run}"
+        input: f"runs/{run}/weights.npz"
+        output: [f"runs/models/{run}-{kind}.tflite" for kind in kinds(run)]
+        params:
+            run=run,
+            qat=f"--qat {RUNS[run][2]} --save-every 100" if RUNS[run][2] else "",
+        shell: "{ABPN} quantize --run runs/{params.run} --out runs/models --name {params.run} --per-tensor {params.qat}"
+
+
+rule export_ablation:
+    input: "runs/{run}/weights.npz"
+    output: "runs/models/{run}-fp32.tflite"
+    wildcard_constraints:
+        run="|".join(ABLATIONS),
+    shell: "{ABPN} quantize --run runs/{wildcards.run} --out runs/models --name {wildcards.run} --float-only"
+
+
+# The learning rates of the paper and of the authors' code, in our budget and on our images.
+rule quantize_at_a_rate:
+    input: "runs/abpn/weights.npz"
+    output: "runs/models/abpn-{recipe}-int8-qat.tflite"
+    wildcard_constraints:
+        recipe="|".join(QAT_RATES),
+    shell:
+        "{ABPN} quantize --run runs/abpn --out runs/models --name abpn-{wildcards.recipe} --save-every 100"
+        " --qat {wildcards.recipe} --steps 1000 --data train"
+
+
+rule evaluate_models:
+    input: MODELS
+    output: "runs/records/psnr-{data}.json"
+    params:
+        models=lambda wildcards, input: " ".join(f"--model {path}" for path in input),
+    shell: "{ABPN} evaluate --model bicubic {params.models} --data {wildcards.data} --no-ssim --out {output}"
+
+
+rule curves:
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS]), MODELS
+    output: "runs/records/curves.json"
+    params:
+        runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_RATES)] + ["runs/abpn-long"],
+    shell: "{ABPN} curves {params.runs} --out {output}"

@@ -191,9 +191,9 @@ def _add_train(commands: Any) -> None:
         "train",
         _train,
         "train a network in FP32, or go on with a run that was stopped",
-        "abpn train --recipe first --network abpn --out runs/abpn",
+        "abpn train --recipe table2 --network abpn --out runs/abpn",
     )
-    command.add_argument("--recipe", default="first", help="a named recipe: first, paper, authors")
+    command.add_argument("--recipe", default="table2", help="a named recipe: table2, long, ablation, paper, authors")
     command.add_argument("--network", default=None, help="the network (default: the recipe's)")
     command.add_argument("--data", default=None, help="the data set (default: the recipe's)")
     command.add_argument("--steps", type=_positive, default=None, help="training steps (default: the recipe's)")

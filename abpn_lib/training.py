@@ -86,18 +86,7 @@ RECIPES: Mapping[str, Recipe] = {
     "paper": Recipe("abpn", 1_000_000, halve_at=(200_000, 400_000, 600_000, 800_000)),
     # The published code: 600 epochs of 1000 batches, Glorot-normal start.
     "authors": Recipe("abpn", 600_000, halve_at=(120_000, 240_000, 360_000, 480_000), start="glorot"),
-    # About ten minutes on one core.
-    "first": Recipe(
-        "abpn",
-        12_000,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        start="identity",
-        average=0.999,
-        data="train",
-    ),
-    # Every row of Table 2, under one budget.
+    # Every row of Table 2, under one budget: five minutes on one core.
     "table2": Recipe(
         "abpn",
         6_000,
@@ -168,14 +157,14 @@ RECIPES: Mapping[str, Recipe] = {
         optimizer="soap",
         warmup=100,
     ),
-    "qat-first": Recipe("abpn", 3_000, 1e-4, schedule="cosine", patch=32, batch=8, average=0.99, data="train"),
 }
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
     """A named recipe with some fields replaced (None means: keep).
 
-    With another number of steps the halvings keep their place in the whole.
+    With another number of steps the halvings keep their place in the whole, and the warm-up takes at
+    most a tenth of it.
 
     Raises
     ------
@@ -186,8 +175,9 @@ def recipe(name: str, **changes: Any) -> Recipe:
         raise TrainingError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     base = RECIPES[name]
     changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
-    if changed.steps != base.steps and "halve_at" not in changes:
-        changed = replace(changed, halve_at=tuple(at * changed.steps // base.steps for at in base.halve_at))
+    if changed.steps != base.steps:
+        halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
+        changed = replace(changed, halve_at=halve_at, warmup=min(changed.warmup, changed.steps // 10))
     if changed.network not in networks.NETWORKS:
         raise TrainingError(f"no network is called {changed.network!r}; there are {', '.join(networks.NETWORKS)}")
     for field in ("steps", "patch", "batch", "scale"):
@@ -238,22 +228,27 @@ def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArra
         for patch, target in ((lr_patch, lr_batch), (hr_patch, hr_batch)):
             turned = np.rot90(patch, turns)
             target[i] = turned[:, ::-1] if flip else turned
-    return lr_batch.astype(np.float32) / 255, hr_batch.astype(np.float32) / 255
+    whole = np.float32(255)
+    return np.divide(lr_batch, whole, dtype=np.float32), np.divide(hr_batch, whole, dtype=np.float32)
 
 
 def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
-    """The batches from number `first` to the recipe's last, in order, made ahead of the training step."""
+    """The batches from number `first` to the recipe's last, in order, made ahead of and beside the training steps."""
     lr_shape = (recipe.batch, recipe.patch, recipe.patch, 3)
     hr_shape = (recipe.batch, recipe.patch * recipe.scale, recipe.patch * recipe.scale, 3)
 
     def make(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # A function with state would be run alone, and nothing ahead, once op determinism is on.
         lr, hr = tf.numpy_function(
-            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)), [step], (tf.float32, tf.float32)
+            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)),
+            [step],
+            (tf.float32, tf.float32),
+            stateful=False,
         )
         return tf.ensure_shape(lr, lr_shape), tf.ensure_shape(hr, hr_shape)
 
     steps = tf.data.Dataset.range(first, recipe.steps)
-    return steps.map(make, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return steps.map(make, num_parallel_calls=4, deterministic=True).prefetch(4)
 
 
 def build_start(recipe: Recipe) -> keras.Model:
@@ -285,10 +280,15 @@ def train(
     validation: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None = None,
     save_every: int = 500,
     progress: bool = True,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
 
     `model` is what training starts from, if not `build_start(recipe)`; QAT passes its own.
+
+    Where several GPUs are visible, each takes an equal part of every batch; `strategy` decides otherwise. The
+    gradients are averaged, so the weights are those of one device but for rounding. A `model` given without a
+    `strategy` trains on one device: variables cannot be moved to several afterwards.
 
     The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv``
     (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
@@ -297,24 +297,29 @@ def train(
     Raises
     ------
     TrainingError
-        If the folder holds a run of another recipe, or an unreadable checkpoint.
+        If the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices cannot share
+        a batch equally.
     """
+    strategy = strategy or (_strategy() if model is None else tf.distribute.get_strategy())
+    if recipe.batch % strategy.num_replicas_in_sync:
+        raise TrainingError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
     folder.mkdir(parents=True, exist_ok=True)
     _claim_folder(folder, recipe)
     # Without it some gradients are summed in whatever order the threads finish.
     tf.config.experimental.enable_op_determinism()
-    model = model or build_start(recipe)
-    optimizer = _optimizer(recipe)
-    optimizer.build(model.trainable_variables)
+    with strategy.scope():
+        model = model or build_start(recipe)
+        optimizer = _optimizer(recipe)
+        optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
     first, rows = _resume(folder, state)
-    step_function = _step_function(model, optimizer, recipe.loss)
+    step_function = _step_function(model, optimizer, recipe.loss, strategy)
     patches = Patches(hr_images, recipe.scale, recipe.patch)
-    losses: list[float] = []
+    losses: list[tf.Tensor] = []
     started = time.perf_counter()
     done_before = float(rows[-1]["seconds"]) if rows else 0.0
     bar = tqdm(
-        batches(patches, recipe, first),
+        strategy.experimental_distribute_dataset(batches(patches, recipe, first)),
         total=recipe.steps,
         initial=first,
         unit="step",
@@ -323,7 +328,8 @@ def train(
         mininterval=1.0,
     )
     for step, (lr, hr) in enumerate(bar, start=first + 1):
-        losses.append(float(step_function(lr, hr)))
+        # Reading its value would make the host wait for the device at every step.
+        losses.append(step_function(lr, hr))
         if step % save_every == 0 or step == recipe.steps:
             seconds = done_before + time.perf_counter() - started
             rows.append(_log_row(step, losses, optimizer, model, validation, seconds))
@@ -334,6 +340,12 @@ def train(
         optimizer.finalize_variable_values(model.trainable_variables)
     save_weights(model, folder / "weights.npz")
     return model
+
+
+def _strategy() -> tf.distribute.Strategy:
+    """All GPUs where there are several, else TensorFlow's one default device."""
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
@@ -354,23 +366,29 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False, **average)
 
 
-def _step_function(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss_name: str) -> Any:
+def _step_function(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss_name: str, strategy: tf.distribute.Strategy
+) -> Any:
     distance = {"l1": tf.abs, "l2": tf.square}[loss_name]
 
-    @tf.function
-    def step(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+    def step_of_replica(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(distance(model(lr, training=True) - hr))
+            # The optimizer adds up what the replicas find, and their parts of the batch are equal.
+            loss = tf.reduce_mean(distance(model(lr, training=True) - hr)) / strategy.num_replicas_in_sync
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
+
+    @tf.function
+    def step(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step_of_replica, (lr, hr)), axis=None)
 
     return step
 
 
 def _log_row(
     step: int,
-    losses: list[float],
+    losses: list[tf.Tensor],
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
     validation: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None,
@@ -378,8 +396,8 @@ def _log_row(
 ) -> dict[str, str]:
     return {
         "step": str(step),
-        "loss": f"{np.mean(losses):.6f}",
-        "rate": f"{float(optimizer.learning_rate):.3e}",
+        "loss": f"{np.mean([float(loss) for loss in losses]):.6f}",
+        "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
         "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
         "seconds": f"{seconds:.1f}",
     }

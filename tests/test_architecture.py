@@ -22,7 +22,7 @@ FLOORS = (
     ("networks", "optimizers", "runtime"),
     ("training",),
     ("quantization",),
-    ("evaluation", "latency"),
+    ("crops", "evaluation", "latency"),
     ("claims", "diagrams", "figures"),
     ("book", "site"),
     ("cli",),

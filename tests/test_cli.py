@@ -164,7 +164,7 @@ def test_train_then_quantize(tmp_path: Path) -> None:
         "--images",
         "2",
         "--qat",
-        "qat-first",
+        "qat-table2",
         "--data",
         "embedded",
         *tiny,

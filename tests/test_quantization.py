@@ -133,7 +133,7 @@ def test_qat_trains_weights_and_ranges_and_resumes(tmp_path: Path, pair: tuple) 
     model = start("abpn")
     before = [weight.copy() for weight in model.get_weights()]
     ranges = quantization.calibrate(model, [pair[0]])
-    recipe = training.recipe("qat-first", data="embedded", steps=6, batch=2, patch=16)
+    recipe = training.recipe("qat-table2", data="embedded", steps=6, batch=2, patch=16)
     tuned, new_ranges = quantization.train_qat(model, ranges, recipe, [hr], tmp_path, save_every=3, progress=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert not np.array_equal(tuned.get_weights()[0], before[0])
