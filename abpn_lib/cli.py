@@ -295,6 +295,9 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     command.add_argument("--images", type=_positive, default=32, help="how many images to calibrate on, evenly spaced")
     command.add_argument("--name", default=None, help="what the files' names begin with (default: the network's name)")
+    command.add_argument(
+        "--network", default=None, help="a network that takes the run's weights: nearest those of abpn, as one function"
+    )
     command.add_argument("--float-only", action="store_true", help="no INT8: the float32 file alone")
     command.add_argument(
         "--per-tensor", action="store_true", help="also an INT8 file with one scale for each weight tensor"
@@ -317,27 +320,28 @@ def _quantize(options: argparse.Namespace) -> None:
     finished = training.read_run(options.run_folder)
     base = finished.recipe
     _require(options.calibrate)
-    model = networks.build(base.network, base.scale, pairs=base.pairs)
+    network = training.recipe("table2", network=options.network or base.network).network
+    model = networks.build(network, base.scale, pairs=base.pairs)
     training.load_weights(model, options.run_folder / "weights.npz")
-    if base.network == "abpn-batchnorm":
+    if network == "abpn-batchnorm":
         model = networks.fold(model)
     context = results.Context.here(options.command_line)
     if options.float_only:
-        print(quantization.Writer(options.out, finished, context, options.name).fp32(model))
+        print(quantization.Writer(options.out, finished, context, network, options.name).fp32(model))
         return
     ranges = quantization.calibrate(
         model, quantization.calibration_images(options.calibrate, options.images, base.scale)
     )
-    writer = quantization.Writer(options.out, finished, context, options.name)
+    writer = quantization.Writer(options.out, finished, context, network, options.name)
     paths = [writer.fp32(model), writer.ptq(model, ranges, options.calibrate, options.images)]
     if options.per_tensor:
         paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
     if options.qat:
         recipe = training.recipe(
-            options.qat, network=base.network, scale=base.scale, steps=options.steps, data=options.data
+            options.qat, network=network, scale=base.scale, steps=options.steps, data=options.data
         )
         _require(recipe.data)
-        folder = options.run_folder / options.qat
+        folder = options.run_folder / (options.qat if network == base.network else f"{options.qat}-{network}")
         images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
         tuned, tuned_ranges = quantization.train_qat(
             model,
@@ -385,7 +389,7 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "measure a model's PSNR and SSIM on a data set",
-        "abpn evaluate --model abpn-int8-qat --data set5",
+        "abpn evaluate --model bicubic --model abpn-long-int8-qat --data set5",
     )
     _model_option(command, several=True)
     command.add_argument(
@@ -403,7 +407,8 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
     command.add_argument("--subject", default=None, help="the name in the records (default: the model's)")
     command.add_argument(
-        "--image", action="append", default=[], metavar="NAME", help="also one record for this image; again for more; all: for each"
+        "--image", action="append", default=[], metavar="NAME",
+        help="also one record for this image; again for more; all: for each",
     )
     command.add_argument("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
     _runtime_options(command)
@@ -429,7 +434,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             upscalers[subject], digests[subject] = upscaler.upscale, sha256(path)
             scales.add(upscaler.scale)
     if len(scales) > 1:
-        raise UsageError(f"the models enlarge by {' and '.join(map(str, sorted(scales)))}: evaluate one scale at a time")
+        factors = " and ".join(map(str, sorted(scales)))
+        raise UsageError(f"the models enlarge by {factors}: evaluate one scale at a time")
     if options.data not in datasets.DATASETS or options.data == "authors":
         datasets.dataset(options.data)
         raise UsageError(f"{options.data} holds no images")
@@ -477,7 +483,7 @@ def _add_latency(commands: Any) -> None:
         "latency",
         _latency,
         "time models, or Table 1's meta-nodes, on this machine",
-        "abpn latency abpn-int8-qat abpn-fp32 --threads 2",
+        "abpn latency abpn-long-int8-qat abpn-long-fp32 --threads 2",
     )
     command.add_argument("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones)")
     command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")

@@ -34,8 +34,8 @@ from abpn_lib import datasets, degradation, metrics, paper, results
 from abpn_lib.runtime import Upscaler
 
 __all__ = [
-    "BICUBICS", "MODELS", "READINGS", "Integrals", "Reading", "Target", "Window", "bicubic_pair", "figure3", "main", "scores",
-    "search",
+    "BICUBICS", "MODELS", "READINGS", "Integrals", "Reading", "Target", "Window", "bicubic_pair", "figure3", "main",
+    "scores", "search",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -174,11 +174,11 @@ def search(
     Raises
     ------
     ValueError
-        If a size is under 12 pixels.
+        If a size is under 12 pixels, or there is none.
     """
     rows, columns = pair.shape
     readings, heights, widths = list(readings), list(heights), list(widths)
-    if min([*heights, *widths], default=0) < 12:
+    if min(min(sizes, default=0) for sizes in (heights, widths)) < 12:
         raise ValueError("windows of at least 12 pixels a side are needed")
     # Integers in 32 bits wrap around, and their differences with them: a window may pass that should
     # not, which the exact scores below tell, but none that should pass is lost.
@@ -278,7 +278,7 @@ def figure3(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Search for both crops of Figure 3 and write the records; about a minute and a half of one core, by single pixels ten."""
+    """Search for both crops of Figure 3 and write the records: minutes of one core."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m abpn_lib.crops", description="Search for Figure 3's crops.")
     parser.add_argument("--out", type=Path, required=True, help="the file of records to write")
@@ -295,10 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _targets(image: str) -> tuple[Target, Target]:
     """Bicubic's printed pair, to be met in every digit, and ABPN's, to be met roughly."""
-    bicubic, abpn = (
-        [paper.quoted(f"F3.{image}.{method}.{key}").number for key in ("psnr", "ssim")] for method in ("bicubic", "abpn")
-    )
-    return Target(*bicubic), Target(*abpn, psnr_tolerance=0.05, ssim_tolerance=0.005)
+    def pair(method: str) -> tuple[float, float]:
+        psnr, ssim = (paper.quoted(f"F3.{image}.{method}.{key}").number for key in ("psnr", "ssim"))
+        return psnr, ssim
+
+    return Target(*pair("bicubic")), Target(*pair("abpn"), psnr_tolerance=0.05, ssim_tolerance=0.005)
 
 
 def _distance(psnr: NDArray, ssim: NDArray, target: Target) -> NDArray[np.float64]:

@@ -20,8 +20,8 @@ from abpn_lib.models import Model, ModelError
 from abpn_lib.results import Context, Record
 
 __all__ = [
-    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "records_of", "records_of_images", "records_of_models",
-    "summary",
+    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "records_of", "records_of_images",
+    "records_of_models", "summary",
 ]
 
 Rgb = NDArray[np.uint8]

@@ -51,6 +51,7 @@ class Soap(keras.optimizers.Optimizer):
         self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
 
     def build(self, var_list: list[tf.Variable]) -> None:
+        """Make the averages of every variable, and the bases and covariances of every kernel."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -68,6 +69,7 @@ class Soap(keras.optimizers.Optimizer):
         return slots
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Move one variable, in place, against its gradient of the same shape."""
         step = tf.cast(self.iterations + 1, tf.float32)
         slots = self._slots[self._index_dict[self._var_key(variable)]]
         if "left" in slots:
@@ -104,6 +106,7 @@ class Soap(keras.optimizers.Optimizer):
         return tf.reshape(change, shape)
 
     def get_config(self) -> dict[str, Any]:
+        """What `from_config` makes the same optimiser from."""
         own = {name: getattr(self, name) for name in ("momentum", "second", "covariance", "every")}
         return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
 

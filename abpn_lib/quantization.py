@@ -249,6 +249,7 @@ class Writer:
     folder: Path
     run: training.Run
     context: results.Context
+    network: str
     name: str | None = None
 
     def fp32(self, model: keras.Model) -> Path:
@@ -280,7 +281,7 @@ class Writer:
 
     @property
     def _stem(self) -> str:
-        return self.name or self.run.recipe.network
+        return self.name or self.network
 
     def _path(self, kind: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -292,7 +293,7 @@ class Writer:
             **more,
             "name": path.stem,
             "kind": kind,
-            "network": self.run.recipe.network,
+            "network": self.network,
             "scale": self.run.recipe.scale,
             "sha256": sha256(path),
             "exported_by": asdict(self.context),

@@ -26,8 +26,9 @@ def test_every_model_has_its_provenance(name: str) -> None:
     assert model.provenance["name"] == name
     assert model.provenance["sha256"] == model.sha256 == sha256(FOLDER / f"{name}.tflite")
     assert model.kind in ("fp32", "int8-ptq", "int8-qat")
-    assert name.endswith(f"-{model.kind}")
-    assert name == f"{model.provenance['recipe']['network']}-{model.kind}"
+    run, _, form = name.partition(f"-{model.kind}")
+    assert form == ("-tensor" if model.provenance["per_channel"] is False else "")
+    assert run in (model.provenance["network"], "abpn-long")
     assert models.find(name) == model.path
 
 

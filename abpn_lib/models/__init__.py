@@ -1,7 +1,7 @@
 """The models shipped with the library: float32 and INT8 .tflite files, each with its provenance.
 
 Beside every ``NAME.tflite`` stands ``NAME.json``: recipe, data, seed, steps, device, versions and
-commit that made it. ``NETWORK.npz`` holds the trained float weights, for tuning further.
+commit that made it. ``RUN.npz`` holds the trained float weights, for tuning further.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from abpn_lib.files import sha256
 
 __all__ = ["DEFAULT", "Model", "ModelError", "catalogue", "find", "weights"]
 
-DEFAULT = "abpn-int8-qat"
+DEFAULT = "abpn-long-int8-qat"
 """The model that `abpn upscale` takes when none is named."""
 
 _FOLDER = Path(__file__).parent
@@ -27,7 +27,10 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A shipped model: `kind` is "fp32", "int8-ptq" or "int8-qat"."""
+    """A shipped model: `kind` is "fp32", "int8-ptq" or "int8-qat".
+
+    A name that ends in "-tensor" has one scale for each kernel, not for each output channel.
+    """
 
     name: str
     path: Path
