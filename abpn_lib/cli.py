@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_curves(commands)
     _add_evaluate(commands)
     _add_latency(commands)
+    _add_throughput(commands)
     _add_claims(commands)
     _add_data(commands)
     return top
@@ -310,6 +311,8 @@ def _add_quantize(commands: Any) -> None:
     )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
+    command.add_argument("--batch", type=_positive, default=None, help="QAT's patches in a batch (default: the recipe's)")
+    command.add_argument("--patch", type=_positive, default=None, help="QAT's LR pixels a side (default: the recipe's)")
     _training_options(command)
 
 
@@ -338,7 +341,10 @@ def _quantize(options: argparse.Namespace) -> None:
         paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
     if options.qat:
         recipe = training.recipe(
-            options.qat, network=network, scale=base.scale, steps=options.steps, data=options.data
+            options.qat,
+            network=network,
+            scale=base.scale,
+            **{field: getattr(options, field) for field in ("steps", "data", "batch", "patch")},
         )
         _require(recipe.data)
         folder = options.run_folder / (options.qat if network == base.network else f"{options.qat}-{network}")
@@ -535,6 +541,46 @@ def _latency(options: argparse.Namespace) -> None:
         for name, timing in timings.items():
             interval = f"[{timing.low_ms:.2f}, {timing.high_ms:.2f}]"
             print(f"{name:24} {timing.median_ms:9.2f} ms  {interval}  CPU {timing.cpu_ms:.2f} ms")
+
+
+def _add_throughput(commands: Any) -> None:
+    command = _command(
+        commands,
+        "throughput",
+        _throughput,
+        "time training steps: this library's, and those of a Python generator feeding model.fit",
+        "abpn throughput --data embedded --batch 16 --patch 32",
+    )
+    command.add_argument("--network", default="abpn", help="the network that is trained")
+    command.add_argument("--data", default="embedded", help="the data set to cut patches from")
+    command.add_argument("--batch", type=_positive, default=16, help="patches in a batch")
+    command.add_argument("--patch", type=_positive, default=64, help="LR pixels a side of a patch")
+    command.add_argument("--threads", type=_positive, default=1, help="of TensorFlow")
+    command.add_argument("--rounds", type=_positive, default=7, help="interleaved rounds")
+    command.add_argument("--steps", type=_positive, default=10, help="steps that are timed in each round")
+    command.add_argument("--json", action="store_true", help="print records as JSON")
+    command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    _prepare_tensorflow(options.threads)
+    from abpn_lib import throughput
+
+    fields = ("network", "batch", "patch", "threads", "rounds", "steps")
+    setting = throughput.Setting(**{field: getattr(options, field) for field in fields})
+    scale = setting.recipe.scale
+    _require(options.data)
+    rates = throughput.measure([hr for _, hr in datasets.images(options.data, scale=scale)], setting)
+    context = results.Context.here(options.command_line)
+    records = throughput.records(rates, context, setting, options.data)
+    _give(records, options)
+    if not options.json:
+        print(f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.rounds} rounds")
+        print(records[0].device)
+        for record in records:
+            low, high = record.spread or (record.value, record.value)
+            unit = "times" if record.quantity == "throughput-ratio" else record.unit
+            print(f"{record.subject:30} {record.value:9.2f} {unit:5}  [{low:.2f}, {high:.2f}]")
 
 
 def _give(records: Sequence[results.Record], options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -147,8 +147,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "qat-long": Recipe(
         "abpn",
-        6_000,
-        3e-4,
+        4_000,
+        1e-4,
         schedule="cosine",
         patch=32,
         batch=8,
@@ -281,6 +281,7 @@ def train(
     save_every: int = 500,
     progress: bool = True,
     strategy: tf.distribute.Strategy | None = None,
+    each_step: Callable[[tf.Tensor], None] | None = None,
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
 
@@ -288,7 +289,8 @@ def train(
 
     Where several GPUs are visible, each takes an equal part of every batch; `strategy` decides otherwise. The
     gradients are averaged, so the weights are those of one device but for rounding. A `model` given without a
-    `strategy` trains on one device: variables cannot be moved to several afterwards.
+    `strategy` trains on one device: variables cannot be moved to several afterwards. `each_step` is called with
+    the loss of each step; it need not have been computed yet.
 
     The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv``
     (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
@@ -330,6 +332,8 @@ def train(
     for step, (lr, hr) in enumerate(bar, start=first + 1):
         # Reading its value would make the host wait for the device at every step.
         losses.append(step_function(lr, hr))
+        if each_step:
+            each_step(losses[-1])
         if step % save_every == 0 or step == recipe.steps:
             seconds = done_before + time.perf_counter() - started
             rows.append(_log_row(step, losses, optimizer, model, validation, seconds))
@@ -356,7 +360,7 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     else:
         values = [recipe.rate / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
-    average = {
+    average: dict[str, Any] = {
         "use_ema": recipe.average > 0,
         "ema_momentum": recipe.average or 0.99,
         "ema_overwrite_frequency": None,

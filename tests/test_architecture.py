@@ -21,7 +21,7 @@ FLOORS = (
     ("datasets",),
     ("networks", "optimizers", "runtime"),
     ("training",),
-    ("quantization",),
+    ("quantization", "throughput"),
     ("crops", "evaluation", "latency"),
     ("claims", "diagrams", "figures"),
     ("book", "site"),
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
 # Only these need TensorFlow; `latency` imports them inside the function that builds meta-nodes.
-TENSORFLOW_ROOMS = ("networks", "optimizers", "training", "quantization")
+TENSORFLOW_ROOMS = ("networks", "optimizers", "training", "quantization", "throughput")
 
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

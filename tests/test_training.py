@@ -151,3 +151,70 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, cat: np.ndarray) -> None:
     (tmp_path / "checkpoint.npz").write_bytes(b"not a checkpoint")
     with pytest.raises(training.TrainingError, match=r"checkpoint\.npz"):
         training.train(TINY, [cat], tmp_path, progress=False)
+
+
+# Logical devices must be made before TensorFlow starts, hence a process of its own.
+DISTRIBUTED = """
+import sys
+from pathlib import Path
+import numpy as np, skimage.data, tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from abpn_lib import training
+out, cat = Path(sys.argv[1]), skimage.data.chelsea()[:300, :450]
+
+def run(name, optimizer, strategy=None, **options):
+    recipe = training.recipe("ablation", data="embedded", steps=4, batch=4, patch=16, optimizer=optimizer)
+    return training.train(
+        recipe, [cat], out / name, progress=False, save_every=2, strategy=strategy, **options
+    ).get_weights()
+
+def stop(loss, seen=[]):
+    seen.append(loss)
+    if len(seen) == 3:
+        raise KeyboardInterrupt
+
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert two.num_replicas_in_sync == 2
+one_adam, two_adam = run("one-adam", "adam"), run("two-adam", "adam", two)
+for a, b in zip(one_adam, two_adam, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+# SOAP's first basis comes from matrices that lack rank, which magnifies rounding: its loss is compared instead.
+run("one-soap", "soap"), run("two-soap", "soap", two)
+losses = [[row["loss"] for row in training.read_log(out / name)] for name in ("one-soap", "two-soap")]
+np.testing.assert_allclose(*losses, rtol=0.05)
+# Stopped after its first checkpoint, a run on two devices goes on with the same bits.
+for optimizer in ("adam", "soap"):
+    try:
+        run(f"broken-{optimizer}", optimizer, two, each_step=stop)
+    except KeyboardInterrupt:
+        pass
+    stop.__defaults__[0].clear()
+    run(f"broken-{optimizer}", optimizer, two)
+    broken, whole = ((out / f"{name}-{optimizer}" / "weights.npz").read_bytes() for name in ("broken", "two"))
+    assert broken == whole, optimizer
+try:
+    training.train(training.recipe("ablation", steps=1, batch=3, patch=16), [cat], out / "odd", strategy=two)
+except training.TrainingError as error:
+    assert "2 devices" in str(error)
+else:
+    raise AssertionError("three patches were shared by two devices")
+"""
+
+
+def test_two_devices_share_a_batch_and_find_the_weights_of_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DISTRIBUTED, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_few_steps_of_the_papers_recipe(tmp_path: Path) -> None:
+    words = ["--recipe", "paper", "--data", "embedded", "--steps", "3", "--batch", "2", "--quiet", "--no-validation"]
+    command = [sys.executable, "-m", "abpn_lib.cli", "train", *words, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    finished = training.read_run(tmp_path)
+    assert (finished.recipe.patch, finished.recipe.optimizer, finished.recipe.start) == (64, "adam", "he")
+    assert [row["step"] for row in training.read_log(tmp_path)] == [3]
+    training.load_weights(networks.build("abpn"), tmp_path / "weights.npz")

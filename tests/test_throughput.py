@@ -1,0 +1,155 @@
+"""Throughput: every way really trains, or makes its batches, in a process of its own. Times are not judged here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from abpn_lib import results, throughput, training
+from abpn_lib.degradation import bicubic_down
+
+TINY = throughput.Setting(batch=2, patch=8, rounds=2, steps=2)
+CONTEXT = results.Context("abpn throughput", "a device", {}, "", "2026-01-01")
+
+
+@pytest.fixture(scope="module")
+def cat() -> np.ndarray:
+    return np.ascontiguousarray(skimage.data.chelsea()[:60, :90])
+
+
+@pytest.fixture(scope="module")
+def rates(cat: np.ndarray) -> dict[str, throughput.Rate]:
+    return throughput.measure([cat], TINY)
+
+
+def test_every_way_is_measured_in_every_round(rates: dict[str, throughput.Rate]) -> None:
+    assert tuple(rates) == tuple(throughput.WAYS)
+    for rate in rates.values():
+        assert len(rate.samples) == TINY.rounds
+        assert 0 < rate.low <= rate.median <= rate.high < math.inf
+    ratio, low, high = throughput.paired_ratio(rates["training-ours"], rates["training-plain"])
+    assert 0 < low <= ratio <= high < math.inf
+
+
+def test_records_name_what_was_measured_and_under_which_conditions(rates: dict[str, throughput.Rate]) -> None:
+    records = throughput.records(rates, CONTEXT, TINY, "embedded")
+    assert {r.subject: r.unit for r in records if r.quantity == "throughput"} == dict.fromkeys(throughput.WAYS, "1/s")
+    assert [record.subject for record in records if record.quantity == "throughput-ratio"] == [
+        "training-ours/training-plain", "training-ours/training-files", "pipeline-ours/training-ours",
+    ]
+    for record in records:
+        assert record.conditions == {
+            "batch": "2", "patch": "8", "threads": "1", "network": "abpn", "dataset": "embedded",
+        }
+        assert record.spread is not None
+        assert record.spread[0] <= record.value <= record.spread[1]
+
+
+def test_the_interval_leaves_the_outermost_rounds_out_where_there_are_enough() -> None:
+    few, many = (throughput._rate([float(i) for i in range(1, n)]) for n in (4, 10))
+    assert (few.median, few.low, few.high) == (2, 1, 3)
+    assert (many.median, many.low, many.high) == (5, 2, 8)
+    # Nine rounds in which one way is always twice as fast: the ratio has no spread, whatever the machine did.
+    double = throughput._rate([2 * sample for sample in many.samples])
+    assert throughput.paired_ratio(double, many) == (2, 2, 2)
+    with pytest.raises(throughput.ThroughputError, match="3 and 9"):
+        throughput.paired_ratio(few, many)
+
+
+def test_the_plain_way_gives_pairs_like_ours_from_arrays_and_from_files(cat: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(cat).save(tmp_path / "cat.png")
+    arrays = throughput.plain_batches([cat], 3, 8, 3, seed=5)
+    files = throughput.plain_batches([tmp_path / "cat.png"], 3, 8, 3, seed=5)
+    ours = training.batch_at(training.Patches([cat], 3, 8), 3, 0, 0)
+    for plain, opened in itertools.islice(zip(arrays, files, strict=True), 3):
+        assert [(a.shape, a.dtype) for a in plain] == [(a.shape, a.dtype) for a in ours]
+        np.testing.assert_array_equal(plain[1], opened[1])
+        np.testing.assert_array_equal(plain[0], opened[0])
+        for small, large in zip(*plain, strict=True):
+            np.testing.assert_allclose(small, bicubic_down(large, 3).clip(0, 1), atol=0.5 / 255 + 1e-6)
+
+
+def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism() -> None:
+    # In a process of its own: op determinism cannot be turned off again.
+    script = """
+import numpy as np, skimage.data, tensorflow as tf
+from abpn_lib import training
+tf.config.experimental.enable_op_determinism()
+patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+recipe = training.recipe("paper", steps=12, batch=2, patch=8)
+made = list(training.batches(patches, recipe, 3))
+assert len(made) == 9
+for step, (lr, hr) in enumerate(made, start=3):
+    expected = training.batch_at(patches, 2, recipe.seed, step)
+    assert (lr.numpy().tobytes(), hr.numpy().tobytes()) == tuple(array.tobytes() for array in expected)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_batches_are_made_beside_the_steps_under_determinism() -> None:
+    # While one step is under way, the next batches come to be; without that this waits for ever, and is stopped.
+    script = """
+import threading
+import skimage.data, tensorflow as tf
+from abpn_lib import training
+tf.config.experimental.enable_op_determinism()
+ahead, make = threading.Semaphore(0), training.batch_at
+
+def counted(*arguments):
+    ahead.release()
+    return make(*arguments)
+
+training.batch_at = counted
+patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+iterator = iter(training.batches(patches, training.recipe("paper", steps=12, batch=2, patch=8), 0))
+next(iterator)
+assert all(ahead.acquire(timeout=30) for _ in range(4)), "only the batch that was asked for was made"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "ways", "mentions"),
+    [
+        (TINY, ["nonsense"], "nonsense"),
+        (TINY, [], "training-ours"),
+        (throughput.Setting(rounds=0), None, "rounds"),
+    ],
+)
+def test_bad_input_is_named(
+    cat: np.ndarray, setting: throughput.Setting, ways: list[str] | None, mentions: str
+) -> None:
+    with pytest.raises(throughput.ThroughputError, match=mentions):
+        throughput.measure([cat], setting, ways)
+
+
+def test_images_smaller_than_a_patch_are_refused(cat: np.ndarray) -> None:
+    with pytest.raises(training.TrainingError, match="192 pixels"):
+        throughput.measure([cat], throughput.Setting())
+
+
+def test_a_way_that_fails_says_why(cat: np.ndarray) -> None:
+    # An image that no PNG can hold.
+    with pytest.raises(throughput.ThroughputError, match="pipeline-files failed"):
+        throughput.measure([cat[..., :2]], TINY, ["pipeline-files"])
+
+
+def test_the_command_prints_records() -> None:
+    words = ["--batch", "1", "--patch", "8", "--rounds", "1", "--steps", "1", "--json"]
+    command = [sys.executable, "-m", "abpn_lib.cli", "throughput", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)
+    assert {record["subject"] for record in records} >= set(throughput.WAYS)
+    assert all(record["command"].startswith("abpn throughput") for record in records)
