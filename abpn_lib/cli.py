@@ -311,7 +311,7 @@ def _add_quantize(commands: Any) -> None:
     )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
-    command.add_argument("--batch", type=_positive, default=None, help="QAT's patches in a batch (default: the recipe's)")
+    command.add_argument("--batch", type=_positive, default=None, help="patches in a QAT batch (default: the recipe's)")
     command.add_argument("--patch", type=_positive, default=None, help="QAT's LR pixels a side (default: the recipe's)")
     _training_options(command)
 
