@@ -455,10 +455,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         with_ssim=not options.no_ssim,
         workers=options.workers,
     )
-    context = results.Context.here(options.command_line)
+    here = results.Context.here(options.command_line)
     records = []
-    for subject, scores in all_scores.items():
+    for name, (subject, scores) in zip(options.model, all_scores.items(), strict=True):
         digest = digests[subject]
+        context = replace(here, command=_command_for(name, options.command_line))
         records += evaluation.records_of(scores, context, subject, options.data, protocol, digest)
         images = [score.name for score in scores] if options.image == ["all"] else options.image
         records += evaluation.records_of_images(scores, images, context, subject, options.data, protocol, digest)
@@ -468,6 +469,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not options.json:
         for subject, scores in all_scores.items():
             _print_scores(subject, scores)
+
+
+def _command_for(model: str, line: str) -> str:
+    """The command that measures one of several models again: the line without the others."""
+    words = shlex.split(line)
+    others = {i for i, word in enumerate(words[:-1]) if word == "--model" and words[i + 1] != model}
+    return shlex.join(word for i, word in enumerate(words) if not {i, i - 1} & others)
 
 
 def _print_scores(subject: str, scores: Sequence[Any]) -> None:

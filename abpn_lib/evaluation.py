@@ -94,10 +94,9 @@ def evaluate_all(
         raise ValueError(f"at least one worker is needed, not {workers}")
     triples = _enlarged(upscalers, images, scale)
     scores: dict[str, list[ImageScore]] = {name: [] for name in upscalers}
+    scored: Iterator[tuple[str, ImageScore]] = _score_in_threads(triples, protocol, with_ssim, workers)
     if workers == 1:
         scored = ((model, _score(name, hr, sr, protocol, with_ssim)) for model, name, hr, sr in triples)
-    else:
-        scored = _score_in_threads(triples, protocol, with_ssim, workers)
     for model, score in scored:
         scores[model].append(score)
     if not all(scores.values()):
