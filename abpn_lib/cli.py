@@ -309,6 +309,9 @@ def _add_quantize(commands: Any) -> None:
         default=None,
         help="also train quantisation-aware, by this recipe: qat-table2, qat-long, qat-paper, qat-authors",
     )
+    command.add_argument(
+        "--equalize", action="store_true", help="first give all channels of a layer one reach (chains of ReLUs alone)"
+    )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
     command.add_argument("--batch", type=_positive, default=None, help="patches in a QAT batch (default: the recipe's)")
@@ -332,11 +335,13 @@ def _quantize(options: argparse.Namespace) -> None:
     if options.float_only:
         print(quantization.Writer(options.out, finished, context, network, options.name).fp32(model))
         return
-    ranges = quantization.calibrate(
-        model, quantization.calibration_images(options.calibrate, options.images, base.scale)
-    )
+    calibration = quantization.calibration_images(options.calibrate, options.images, base.scale)
     writer = quantization.Writer(options.out, finished, context, network, options.name)
-    paths = [writer.fp32(model), writer.ptq(model, ranges, options.calibrate, options.images)]
+    paths = [writer.fp32(model)]
+    if options.equalize:
+        model = quantization.equalize(model, calibration)
+    ranges = quantization.calibrate(model, calibration)
+    paths += [writer.ptq(model, ranges, options.calibrate, options.images)]
     if options.per_tensor:
         paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
     if options.qat:

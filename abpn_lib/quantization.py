@@ -42,6 +42,7 @@ __all__ = [
     "assert_full_integer",
     "calibrate",
     "calibration_images",
+    "equalize",
     "export_float",
     "export_int8",
     "fake_quantize",
@@ -141,6 +142,46 @@ def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dic
         raise QuantizationError(f"{model.name} cannot be calibrated: no images, or activations that are not finite")
     # A range must hold zero, which padding needs exactly, and cannot be empty.
     return {name: (min(float(a), 0.0), max(float(b), 1e-6)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> keras.Model:
+    """The same function with channels of equal reach, so that each of them uses the whole 8-bit range of its layer.
+
+    A ReLU lets a positive factor through: what a channel is divided by, the next convolution's kernel is
+    multiplied with. The network given is not changed.
+
+    Raises
+    ------
+    QuantizationError
+        If the network is not a chain of convolutions and ReLUs, or there are no images.
+
+    References
+    ----------
+    M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here
+    the reach is that of the activations over images, not that of the kernels.
+    """
+    chain = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    simple = all(layer.activation is keras.activations.relu for layer in chain[:-1])
+    if not simple or "feature_add" in [layer.name for layer in model.layers]:
+        raise QuantizationError(f"{model.name} is not a chain of convolutions and ReLUs: it cannot be equalised")
+    probe = keras.Model(model.input, [layer.output for layer in chain[:-1]])
+    reach: list[NDArray] = [np.zeros(layer.filters) for layer in chain[:-1]]
+    for lr in lr_images:
+        outputs = probe(lr[None].astype(np.float32) / 255)
+        reach = [np.maximum(a, np.max(b, axis=(0, 1, 2))) for a, b in zip(reach, outputs, strict=True)]
+    if not all(values.any() for values in reach):
+        raise QuantizationError(f"{model.name} cannot be equalised: no images, or a layer that is silent on all of them")
+    equal = keras.models.clone_model(model)
+    equal.set_weights(model.get_weights())
+    for values, first, second in zip(reach, chain, chain[1:], strict=False):
+        # A channel that is nearly silent must not be made loud: its noise would be as well.
+        factor = np.maximum(values, 1e-3 * values.max())
+        factor /= np.exp(np.log(factor).mean())
+        kernel, bias = equal.get_layer(first.name).get_weights()
+        equal.get_layer(first.name).set_weights([kernel / factor, bias / factor])
+        kernel, bias = equal.get_layer(second.name).get_weights()
+        equal.get_layer(second.name).set_weights([kernel * factor[:, None], bias])
+    return equal
 
 
 def fake_quantize(

@@ -143,3 +143,29 @@ def test_qat_trains_weights_and_ranges_and_resumes(tmp_path: Path, pair: tuple) 
     again, same_ranges = quantization.train_qat(model, ranges, recipe, [hr], tmp_path, save_every=3, progress=False)
     assert same_ranges == new_ranges
     np.testing.assert_array_equal(again.get_weights()[0], tuned.get_weights()[0])
+
+
+def test_equalizing_keeps_the_function_and_saves_a_lopsided_network() -> None:
+    lr_images = [skimage.data.chelsea()[:60, :60], skimage.data.astronaut()[100:160, 100:160]]
+    model = networks.build("abpn")
+    networks.start_as_identity(model, 0.3)
+    # Channels of a thousandfold range: after training some networks come near that.
+    factor = np.geomspace(0.05, 50, 28).astype(np.float32)
+    kernel, bias = model.get_layer("dfe1").get_weights()
+    model.get_layer("dfe1").set_weights([kernel * factor, bias * factor])
+    kernel, bias = model.get_layer("dfe2").get_weights()
+    model.get_layer("dfe2").set_weights([kernel / factor[:, None], bias])
+    equal = quantization.equalize(model, lr_images)
+    lr = lr_images[0][None].astype(np.float32) / 255
+    exact = model(lr).numpy()
+    np.testing.assert_allclose(equal(lr), exact, atol=1e-4)
+    errors = []
+    for candidate in (model, equal):
+        ranges = quantization.calibrate(candidate, lr_images)
+        errors.append(np.abs(quantization.fake_quantize(candidate, ranges)(lr, training=True).numpy() - exact).mean())
+    assert errors[1] < 0.7 * errors[0]
+    for name in ("fsrl", "fsrcnn"):
+        with pytest.raises(quantization.QuantizationError, match=name):
+            quantization.equalize(networks.build(name), lr_images)
+    with pytest.raises(quantization.QuantizationError, match="no images"):
+        quantization.equalize(model, [])
