@@ -170,7 +170,7 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
         outputs = probe(lr[None].astype(np.float32) / 255)
         reach = [np.maximum(a, np.max(b, axis=(0, 1, 2))) for a, b in zip(reach, outputs, strict=True)]
     if not all(values.any() for values in reach):
-        raise QuantizationError(f"{model.name} cannot be equalised: no images, or a layer that is silent on all of them")
+        raise QuantizationError(f"{model.name} cannot be equalised: no images, or a layer silent on all of them")
     equal = keras.models.clone_model(model)
     equal.set_weights(model.get_weights())
     for values, first, second in zip(reach, chain, chain[1:], strict=False):
