@@ -23,7 +23,7 @@ FLOORS = (
     ("training",),
     ("quantization",),
     ("evaluation", "latency"),
-    ("claims", "diagrams", "figures"),
+    ("browser", "claims", "diagrams", "figures"),
     ("book", "site"),
     ("cli",),
 )
