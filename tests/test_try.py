@@ -103,20 +103,22 @@ def address(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server.shutdown()
 
 
-def launched(*arguments: str) -> Iterator[Any]:
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., Any]]:
+    """Starts Chromium with further arguments."""
     if not CHROMIUM:
         pytest.skip("no Chromium is installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *arguments])
-        yield chromium
-        chromium.close()
+        yield lambda *more: playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *more])
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    yield from launched()
+def chromium(launch: Callable[..., Any]) -> Iterator[Any]:
+    started = launch()
+    yield started
+    started.close()
 
 
 class Page:
@@ -132,7 +134,7 @@ class Page:
         self.page.on("pageerror", lambda error: self.crashes.append(str(error)))
         self.address = address
         self.page.goto(address)
-        self.page.wait_for_selector("#try[data-ready=yes]")
+        self.page.wait_for_selector("html[data-try-ready=yes]")
 
     def part(self, name: str) -> Any:
         return self.page.locator(f"[data-try={name}]")
@@ -140,13 +142,13 @@ class Page:
     def open(self, content: bytes, name: str = "image.png") -> None:
         self.part("file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
 
-    def done(self) -> None:
-        """Wait until the job has ended well."""
+    def done(self, of: str = "") -> None:
+        """Wait until the job has ended well; `of` "measure-" for a measurement."""
         self.page.wait_for_function(
-            "document.querySelector('[data-try=status]').textContent === 'Done.'"
-            " || !document.querySelector('[data-try=error]').hidden"
+            f"document.querySelector('[data-try={of}status]').textContent === 'Done.'"
+            f" || !document.querySelector('[data-try={of}error]').hidden"
         )
-        assert self.part("error").is_hidden(), self.part("error").inner_text()
+        assert self.part(f"{of}error").is_hidden(), self.part(f"{of}error").inner_text()
 
     def error(self) -> str:
         self.part("error").wait_for(state="visible")
@@ -260,8 +262,8 @@ def test_an_image_can_be_shrunk_first_and_scored(reader: Page) -> None:
         ("ABPN, INT8", by_library("abpn", Image.fromarray(lr))), ("Bicubic", degradation.bicubic_up(lr, 3)),
     ):
         row = reader.part("scores").locator("tr", has_text=label).inner_text().split("\t")
-        assert row[1] == f"{metrics.psnr(truth, estimate):.2f} dB"
-        assert row[2] == f"{metrics.ssim(truth, estimate):.4f}"
+        assert row[2] == f"{metrics.psnr(truth, estimate):.2f} dB"
+        assert row[3] == f"{metrics.ssim(truth, estimate):.4f}"
         assert np.array_equal(np.asarray(reader.png(label)), estimate)
 
 
@@ -319,7 +321,7 @@ def test_the_viewer_by_keyboard(reader: Page) -> None:
         page.keyboard.press(key)
         assert slider.get_attribute("aria-valuenow") == str(value)
     assert slider.get_attribute("aria-valuetext") == "100 % Bicubic, the rest ABPN, INT8"
-    canvas = page.locator("#try canvas")
+    canvas = page.locator(".abpn-try canvas")
     before = canvas.get_attribute("aria-label")
     canvas.focus()
     page.keyboard.press("+")
@@ -332,7 +334,7 @@ def test_the_viewer_by_keyboard(reader: Page) -> None:
 def test_the_divider_by_mouse_shows_both_versions(reader: Page) -> None:
     reader.open(png(np.where(np.indices((40, 40)).sum(0)[..., None] % 2, 255, 0).repeat(3, 2).astype(np.uint8)))
     reader.done()
-    slider, canvas = reader.page.get_by_role("slider"), reader.page.locator("#try canvas")
+    slider, canvas = reader.page.get_by_role("slider"), reader.page.locator(".abpn-try canvas")
     pictures = []
     box = canvas.bounding_box()
     for share in (0.0, 1.0):
@@ -341,7 +343,7 @@ def test_the_divider_by_mouse_shows_both_versions(reader: Page) -> None:
         reader.page.mouse.move(box["x"] + share * box["width"], box["y"] + 50, steps=3)
         reader.page.mouse.up()
         assert slider.get_attribute("aria-valuenow") == str(int(100 * share))
-        pictures.append(reader.page.evaluate("document.querySelector('#try canvas').toDataURL()"))
+        pictures.append(reader.page.evaluate("document.querySelector('.abpn-try canvas').toDataURL()"))
     assert pictures[0] != pictures[1]
 
 
@@ -434,12 +436,23 @@ def test_a_changed_model_is_refused(reader: Page, gathered: Path) -> None:
     assert "not the file that this page was built with" in reader.error()
 
 
-def test_without_webassembly_the_page_says_so(address: str) -> None:
-    for chromium in launched("--js-flags=--noexpose-wasm"):
-        page = Page(chromium, address)
-        page.open(png(natural(9, 9)))
-        assert page.error() == "This browser has no WebAssembly, which the models need: try another browser."
-        page.close()
+@needs_chromium
+def test_without_webassembly_the_page_says_so(launch: Callable[..., Any], address: str) -> None:
+    chromium = launch("--js-flags=--noexpose-wasm")
+    page = Page(chromium, address)
+    page.open(png(natural(9, 9)))
+    assert page.error() == "This browser has no WebAssembly, which the models need: try another browser."
+    page.close()
+    chromium.close()
+
+
+@needs_chromium
+def test_without_javascript_the_page_says_so(chromium: Any, address: str) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert "This page needs JavaScript" in page.locator("main").inner_text()
+    context.close()
 
 
 # --- measuring
@@ -447,7 +460,7 @@ def test_without_webassembly_the_page_says_so(address: str) -> None:
 
 def measured(reader: Page, folder: Path) -> Path:
     reader.part("measure").click()
-    reader.done()
+    reader.done("measure-")
     with reader.page.expect_download() as download:
         reader.part("save-record").click()
     path = folder / "abpn-browser.json"
@@ -483,7 +496,7 @@ def test_several_threads_where_the_reader_allows_them(reader: Page, tmp_path: Pa
     assert not reader.page.evaluate("crossOriginIsolated")
     with reader.page.expect_navigation():
         reader.part("threads").click()
-    reader.page.wait_for_selector("#try[data-ready=yes]")
+    reader.page.wait_for_selector("html[data-try-ready=yes]")
     assert reader.page.evaluate("crossOriginIsolated")
     assert reader.part("threads").is_hidden()
     records = results.load(measured(reader, tmp_path))

@@ -13,12 +13,19 @@ import { View } from "./view.js";
  * @typedef {import("./stats.js").Timing} Timing
  */
 
-const root = /** @type {HTMLElement} */ (document.getElementById("try"));
-
 /** @param {string} name of a `data-try` element @returns {any} */
-const part = (name) => root.querySelector(`[data-try="${name}"]`);
+const part = (name) => document.querySelector(`[data-try="${name}"]`);
 
-const jobs = new Jobs({ progress: part("progress"), cancel: part("cancel"), status: part("status"), error: part("error") });
+/** @param {string} prefix of the names of the elements that show how a job is doing */
+const jobsShownBy = (prefix) =>
+  new Jobs({
+    progress: part(`${prefix}progress`),
+    cancel: part(`${prefix}cancel`),
+    status: part(`${prefix}status`),
+    error: part(`${prefix}error`),
+  });
+const jobs = jobsShownBy("");
+const measuring = jobsShownBy("measure-");
 const view = new View(part("view"));
 
 /** Image pixels of the result that a device can hold: its memory in GB where the browser tells it, else a phone's. */
@@ -108,7 +115,7 @@ function refresh() {
     button.setAttribute("aria-label", `Save the ${version.label} version as PNG`);
     button.addEventListener("click", () => savePng(method));
     save.append(button);
-    row.append(heading, ...cells, save);
+    row.append(heading, save, ...cells);
     return row;
   });
   part("scores").replaceChildren(...rows);
@@ -138,7 +145,7 @@ part("file").addEventListener("change", () => {
   part("file").value = ""; // so that the same file can be chosen again
   if (file) open({ name: file.name, file });
 });
-for (const button of root.querySelectorAll("[data-example]")) {
+for (const button of document.querySelectorAll("[data-example]")) {
   const example = /** @type {HTMLElement} */ (button).dataset.example;
   button.addEventListener("click", () => open({ name: `${example}.png`, example }));
 }
@@ -183,31 +190,32 @@ let notes = [];
 async function measure() {
   timings = [];
   notes = [];
-  await jobs.guard(async () => {
+  await measuring.guard(async () => {
     await loadManifest();
     part("measured").hidden = false;
     showPaper(part("table3"), part("table1"), manifest);
     const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
-    await measureWith(jobs, 1, false);
+    await measureWith(1, false);
     if (threads > 1) {
       // A worker holds one build of LiteRT: the threaded one gets a worker of its own.
-      jobs.restart();
-      await measureWith(jobs, threads, false);
-      jobs.restart();
+      measuring.restart();
+      await measureWith(threads, false);
+      measuring.restart();
     }
-    await measureWith(jobs, 1, true);
+    await measureWith(1, true);
   });
+  measuring.restart(); // gives its memory back
   part("save-record").hidden = !timings.length;
 }
 
-/** @param {Jobs} jobs @param {number} threads @param {boolean} webgpu */
-async function measureWith(jobs, threads, webgpu) {
+/** @param {number} threads @param {boolean} webgpu */
+async function measureWith(threads, webgpu) {
   if (webgpu && !("gpu" in navigator)) {
     notes.push("This browser has no WebGPU, so that column stays empty.");
     part("notes").textContent = notes.join(" ");
     return;
   }
-  await jobs.run({ type: "measure", manifest, threads, webgpu }, (given) => {
+  await measuring.run({ type: "measure", manifest, threads, webgpu }, (given) => {
     timings.push(...(given.timings ?? []));
     if (given.note) notes.push(given.note);
     part("notes").textContent = notes.join(" ");
@@ -240,7 +248,7 @@ part("save-record").addEventListener("click", async () => {
 
 part("threads").hidden = globalThis.crossOriginIsolated || !("serviceWorker" in navigator);
 part("threads").addEventListener("click", () =>
-  jobs.guard(async () => {
+  measuring.guard(async () => {
     try {
       // It stands above this folder, since it must reach the page as well.
       await navigator.serviceWorker.register(new URL("../try-threads.js", import.meta.url), {
@@ -254,4 +262,4 @@ part("threads").addEventListener("click", () =>
   }),
 );
 
-root.dataset.ready = "yes";
+document.documentElement.dataset.tryReady = "yes";

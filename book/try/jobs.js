@@ -5,15 +5,23 @@
 
 class Cancelled extends Error {}
 
+/**
+ * Where the reader sees how a job is doing.
+ *
+ * @typedef {{progress: HTMLProgressElement, cancel: HTMLButtonElement, status: HTMLElement, error: HTMLElement}} Parts
+ */
+
 /** Jobs for the worker, and what the reader sees of them. */
 export class Jobs {
-  /** @param {{progress: HTMLProgressElement, cancel: HTMLButtonElement, status: HTMLElement, error: HTMLElement}} parts */
+  /** One job on the whole page: two would disturb each other's times. */
+  static busy = false;
+
+  /** @param {Parts} parts */
   constructor(parts) {
     this.parts = parts;
     /** @type {Worker | null} */
     this.worker = null;
     this.next = 0;
-    this.busy = false;
     /** @type {((error: Error) => void) | null} */
     this.reject = null;
     parts.cancel.addEventListener("click", () => this.cancel());
@@ -25,11 +33,11 @@ export class Jobs {
    * @param {() => Promise<void>} action
    */
   async guard(action) {
-    if (this.busy) {
+    if (Jobs.busy) {
       this.fail("The page is still at work: wait, or press Cancel first.");
       return;
     }
-    this.busy = true;
+    Jobs.busy = true;
     this.parts.error.hidden = true;
     this.parts.error.textContent = "";
     this.parts.cancel.disabled = false;
@@ -38,9 +46,12 @@ export class Jobs {
       this.parts.status.textContent = "Done.";
     } catch (error) {
       if (error instanceof Cancelled) this.parts.status.textContent = "Cancelled.";
-      else this.fail(error instanceof Error ? error.message : String(error));
+      else {
+        this.fail(error instanceof Error ? error.message : String(error));
+        this.parts.status.textContent = "";
+      }
     } finally {
-      this.busy = false;
+      Jobs.busy = false;
       this.parts.progress.hidden = true;
       this.parts.cancel.hidden = true;
     }
@@ -50,7 +61,7 @@ export class Jobs {
   fail(sentence) {
     this.parts.error.textContent = sentence;
     this.parts.error.hidden = false;
-    if (!this.busy) this.parts.status.textContent = "";
+    this.parts.error.scrollIntoView({ block: "nearest" });
   }
 
   cancel() {
@@ -106,8 +117,9 @@ export class Jobs {
   #tell({ text, done, total }) {
     this.parts.progress.hidden = false;
     this.parts.cancel.hidden = false;
-    this.parts.progress.max = total;
-    this.parts.progress.value = done;
+    // A step that cannot be divided moves the bar to and fro instead.
+    if (total > 1) Object.assign(this.parts.progress, { max: total, value: done });
+    else this.parts.progress.removeAttribute("value");
     // A screen reader hears each new step once, not every count of it.
     if (!this.parts.cancel.disabled && this.parts.status.textContent !== text) this.parts.status.textContent = text;
   }

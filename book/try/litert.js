@@ -7,8 +7,14 @@
 
 import { withSize } from "./flatbuffer.js";
 
-/** A sentence for the reader. */
-export class LoadError extends Error {}
+/** A sentence for the reader. A `broken` one leaves a worker that cannot load LiteRT any more. */
+export class LoadError extends Error {
+  /** @param {string} sentence @param {boolean} [broken] */
+  constructor(sentence, broken = false) {
+    super(sentence);
+    this.broken = broken;
+  }
+}
 
 /**
  * @typedef {{file: string, bytes: number, sha256: string}} File a file beside the page, as the manifest describes it
@@ -98,7 +104,8 @@ export class Engine {
       await core.loadLiteRt(script, { threads });
       return new Engine(core);
     } catch (error) {
-      throw new LoadError(`The models cannot be run in this browser (${line(error)}): try a newer one.`);
+      // A module that failed to load is not asked for again by the same worker.
+      throw new LoadError(`LiteRT could not be started here (${line(error)}): try again, or a newer browser.`, true);
     }
   }
 

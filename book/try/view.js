@@ -14,11 +14,11 @@ const LARGE_STEP = 10;
 const ZOOM_STEP = 1.5;
 const MAX_ZOOM = 16;
 
-/** The viewer in one figure of the page. */
+/** The viewer of the page. */
 export class View {
-  /** @param {HTMLElement} figure holding a canvas, a `[role=slider]` and two `[data-side]` labels */
-  constructor(figure) {
-    const find = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (figure.querySelector(selector));
+  /** @param {HTMLElement} box holding a canvas, a `[role=slider]` and two `[data-side]` labels */
+  constructor(box) {
+    const find = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (box.querySelector(selector));
     this.canvas = /** @type {HTMLCanvasElement} */ (find("canvas"));
     this.slider = find("[role=slider]");
     this.labels = [find("[data-side=left]"), find("[data-side=right]")];
@@ -37,7 +37,10 @@ export class View {
     const before = this.sides[1] ?? this.sides[0];
     const now = right ?? left;
     this.sides = [left, right];
-    if (now && (before?.width !== now.width || before?.height !== now.height)) this.fit();
+    if (now && (before?.width !== now.width || before?.height !== now.height)) {
+      this.canvas.style.aspectRatio = `${now.width} / ${now.height}`;
+      this.fit();
+    }
     this.draw();
   }
 
@@ -83,12 +86,15 @@ export class View {
     if (!width || !height) return;
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     if (this.fitted) {
-      this.zoom = Math.min(width / version.width, height / version.height);
+      const fits = Math.min(width / version.width, height / version.height);
+      // Enlarged, all pixels shall be of one size.
+      this.zoom = fits > 1 ? Math.floor(fits) : fits;
       this.centre = { x: version.width / 2, y: version.height / 2 };
     }
     this.#keepInside(version, width, height);
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     context.clearRect(0, 0, width, height);
+    this.#chequer(context, version);
     const place = Math.round((this.divider / 100) * width);
     this.#paint(context, left, 0, place, height);
     this.#paint(context, right, place, width, height);
@@ -123,6 +129,34 @@ export class View {
   }
 
   /**
+   * A ground behind the picture that shows what is transparent.
+   *
+   * @param {CanvasRenderingContext2D} context
+   * @param {Version} version
+   */
+  #chequer(context, version) {
+    const side = 8;
+    const tile = Object.assign(document.createElement("canvas"), { width: 2 * side, height: 2 * side });
+    const squares = /** @type {CanvasRenderingContext2D} */ (tile.getContext("2d"));
+    squares.fillStyle = "#eee";
+    squares.fillRect(0, 0, 2 * side, 2 * side);
+    squares.fillStyle = "#bbb";
+    squares.fillRect(0, 0, side, side);
+    squares.fillRect(side, side, side, side);
+    context.fillStyle = /** @type {CanvasPattern} */ (context.createPattern(tile, "repeat"));
+    const { left, top } = this.#corner();
+    context.fillRect(left, top, version.width * this.zoom, version.height * this.zoom);
+  }
+
+  /** Where the picture's top left corner lies, in screen pixels. */
+  #corner() {
+    return {
+      left: Math.round(this.canvas.width / 2 - this.centre.x * this.zoom),
+      top: Math.round(this.canvas.height / 2 - this.centre.y * this.zoom),
+    };
+  }
+
+  /**
    * @param {CanvasRenderingContext2D} context
    * @param {Version | null} version
    * @param {number} from
@@ -138,8 +172,7 @@ export class View {
     // Enlarged pixels are shown as they are; a browser's smoothing would be another super-resolution.
     context.imageSmoothingEnabled = this.zoom < 1;
     context.imageSmoothingQuality = "high";
-    const left = this.canvas.width / 2 - this.centre.x * this.zoom;
-    let top = this.canvas.height / 2 - this.centre.y * this.zoom;
+    let { left, top } = this.#corner();
     for (const strip of version.strips) {
       context.drawImage(strip, left, top, strip.width * this.zoom, strip.height * this.zoom);
       top += strip.height * this.zoom;

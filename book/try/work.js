@@ -71,7 +71,8 @@ async function run(job, order) {
 /** What the reader is told. @param {unknown} error */
 function sentence(error) {
   if (error instanceof Cancelled) return { cancelled: true };
-  if (error instanceof ImageError || error instanceof LoadError) return { error: error.message };
+  if (error instanceof ImageError) return { error: error.message };
+  if (error instanceof LoadError) return { error: error.message, broken: error.broken };
   const memory = error instanceof RangeError || /memory|alloc|abort|unreachable/i.test(line(error));
   const said = memory
     ? "There is not enough memory for this on your device: try a smaller image, or close other pages."
@@ -105,12 +106,13 @@ const JOBS = {
     if (!image.results.has("bicubic")) {
       image.results.set("bicubic", await inBands(job, "Enlarging, bicubic", image.lr, SCALE));
     }
-    const started = performance.now();
+    let seconds = 0;
     if (method !== "bicubic" && !image.results.has(method)) {
-      image.results.set(method, await withModel(job, image, manifest, method));
+      const made = await withModel(job, image, manifest, method);
+      image.results.set(method, made.pixels);
+      seconds = made.seconds;
     }
     const result = /** @type {Pixels} */ (image.results.get(method));
-    const seconds = (performance.now() - started) / 1000;
     const scores = image.truth ? await scored(job, image.truth, result) : null;
     job.tell("Preparing the view", 1, 1);
     const strips = await bitmaps(result);
@@ -133,7 +135,7 @@ const JOBS = {
 };
 
 function demandOpened() {
-  if (!opened) throw new ImageError("Choose an image first.");
+  if (!opened) throw new ImageError("The image is no longer held: open it again.");
   return opened;
 }
 
@@ -179,7 +181,7 @@ async function inBands(job, text, image, scale) {
  * @param {NonNullable<typeof opened>} image
  * @param {any} manifest
  * @param {Method} method
- * @returns {Promise<Pixels>}
+ * @returns {Promise<{pixels: Pixels, seconds: number}>} the seconds without what had to be loaded first
  */
 async function withModel(job, image, manifest, method) {
   const model = manifest.models[method];
@@ -194,6 +196,7 @@ async function withModel(job, image, manifest, method) {
   try {
     // A copy of the bicubic result brings its alpha, as in the library, and 255 where there is none.
     const out = /** @type {Pixels} */ (image.results.get("bicubic")).data.slice();
+    const started = performance.now();
     let done = 0;
     for (const row of rows) {
       for (const column of columns) {
@@ -203,7 +206,8 @@ async function withModel(job, image, manifest, method) {
         job.tell(`Enlarging with ${model.label}`, ++done, rows.length * columns.length);
       }
     }
-    return { data: out, width: width * model.scale, height: height * model.scale };
+    const pixels = { data: out, width: width * model.scale, height: height * model.scale };
+    return { pixels, seconds: (performance.now() - started) / 1000 };
   } finally {
     compiled.delete();
   }
