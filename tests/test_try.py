@@ -415,14 +415,14 @@ def test_bad_images_get_one_sentence_and_the_page_goes_on(reader: Page) -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("missing", ["manifest.json", "work.js", ".wasm.gz", "core.js", "abpn-int8"])
+@pytest.mark.parametrize("missing", ["manifest.json", "work.js", ".wasm.gz", "core.js", "/models/"])
 def test_a_failed_load_gets_one_sentence_and_can_be_tried_again(
     missing: str, reader: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Handler, "broken", missing)
     reader.open(png(natural(9, 9)))
     sentence = reader.error()
-    assert sentence.count(".") - sentence.count(missing) <= 4
+    assert sentence.endswith(".")
     assert "try" in sentence
     monkeypatch.setattr(_Handler, "broken", "")
     reader.open(png(natural(9, 9)))
