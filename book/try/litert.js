@@ -97,14 +97,16 @@ export class Engine {
     const build = threads ? files.threads : files.simd;
     const wasmBinary = await fetchFile(build, progress);
     const script = new URL(build.script, import.meta.url).href;
+    // A module that failed to load is not asked for again by the same worker.
+    const core = await import(new URL(files.core, import.meta.url).href).catch(() => {
+      throw new LoadError("LiteRT could not be loaded: check the connection and try again.", true);
+    });
     try {
-      const core = await import(new URL(files.core, import.meta.url).href);
       // LiteRT's script looks here; with the binary given it fetches nothing itself.
       Object.assign(globalThis, { Module: { wasmBinary, mainScriptUrlOrBlob: script } });
       await core.loadLiteRt(script, { threads });
       return new Engine(core);
     } catch (error) {
-      // A module that failed to load is not asked for again by the same worker.
       throw new LoadError(`LiteRT could not be started here (${line(error)}): try again, or a newer browser.`, true);
     }
   }
