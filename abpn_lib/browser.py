@@ -37,7 +37,7 @@ _LABELS = {"abpn": "ABPN, INT8", "fsrcnn": "FSRCNN, INT8"}
 _PACKAGES = ("core", "wasm-utils")
 # The build without relaxed SIMD has the same results on every processor; the threaded one exists only with it.
 _BUILDS = {"simd": "litert_wasm_compat_internal", "threads": "litert_wasm_threaded_internal"}
-# Browsers' own pages have other files in that folder: tests, and what names the packages.
+# That folder also holds tests and what names the packages, which no reader loads.
 _SOURCES = ("*.js", "*.css")
 _HELPER = "isolate.js"
 _HELPER_BESIDE = "try-threads.js"
