@@ -72,6 +72,24 @@ rule wheel:
     shell: "{PYTHON} -m build --wheel --no-isolation --outdir _build/wheel . > /dev/null"
 
 
+# LiteRT for browsers comes from the package registry, and again only when the lock changes: an edit needs no network.
+rule litert:
+    input: "book/try/package.json", "book/try/package-lock.json"
+    output: directory("_build/litert")
+    shell: "{PYTHON} -m abpn_lib.browser --litert {output}"
+
+
+# The log takes what TensorFlow says while it converts the nodes that the page times.
+rule browser:
+    input:
+        litert="_build/litert",
+        sources=sorted(str(path) for pattern in ("*.js", "*.css") for path in Path("book/try").glob(pattern)),
+        library=[str(path) for path in site.dependencies(LIBRARY / "browser.py", LIBRARY)] + ["abpn_lib/browser.py"],
+    output: directory("_build/try")
+    log: "_build/log/browser.txt"
+    shell: "{PYTHON} -m abpn_lib.browser --litert {input.litert} --out {output} 2> {log}"
+
+
 rule site:
     input:
         "_config.yml", "_toc.yml",
@@ -80,13 +98,14 @@ rule site:
         expand("_build/executed/notebooks/{name}.ipynb", name=NOTEBOOKS),
         rules.ledger.output,
         wheel=WHEEL,
+        browser="_build/try",
     output: directory("_build/html")
     params:
         # A new public address changes the launch buttons, and so the site.
         address=[os.environ.get("ABPN_SITE_URL", ""), os.environ.get("ABPN_REPOSITORY_URL", "")],
     shell:
         "{PYTHON} -m abpn_lib.site build --executed _build/executed/notebooks --ledger _build/ledger"
-        " --wheel {input.wheel} --out {output}"
+        " --wheel {input.wheel} --browser {input.browser} --out {output}"
 
 
 # From here on: only when asked for by name.

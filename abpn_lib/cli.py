@@ -614,12 +614,21 @@ def _add_claims(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
+    command.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="records of another device, such as those that the book's page in the browser saves; again for more",
+    )
 
 
 def _claims(options: argparse.Namespace) -> None:
     from abpn_lib import claims
 
-    records = [*(record for path in options.records for record in results.load(path, "measured")), *results.recorded()]
+    files = [*options.add, *options.records]
+    records = [*(record for path in files for record in results.load(path, "measured")), *results.recorded()]
     ledger = claims.ledger(records)
     if options.json:
         print(claims.to_json(ledger))

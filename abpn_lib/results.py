@@ -11,6 +11,7 @@ import datetime
 import importlib.metadata
 import importlib.resources
 import json
+import math
 import os
 import platform
 import subprocess
@@ -110,7 +111,27 @@ def load(path: Path, kind: Kind = "recorded") -> list[Record]:
 
 def _from_row(row: Mapping[str, Any], kind: Kind) -> Record:
     spread = tuple(row["spread"]) if row.get("spread") else None
-    return Record(**{**row, "value": float(row["value"]), "spread": spread, "kind": kind})
+    record = Record(**{**row, "value": float(row["value"]), "spread": spread, "kind": kind})
+    _demand_sound(record)
+    return record
+
+
+_TEXTS = ("quantity", "subject", "unit", "command", "device", "commit", "date", "spread_is", "model_sha256")
+
+
+def _demand_sound(record: Record) -> None:
+    # A file may come from another device, by way of anybody's hands: what is wrong shall show here, not in a rule.
+    for name in _TEXTS:
+        if not isinstance(getattr(record, name), str):
+            raise TypeError(f"its {name} is not text")
+    for name in ("conditions", "versions"):
+        entries = getattr(record, name)
+        if not isinstance(entries, Mapping) or not all(isinstance(text, str) for text in entries.values()):
+            raise TypeError(f"its {name} are not names with texts")
+    if math.isnan(record.value) or type(record.count) is not int or record.count < 1:
+        raise ValueError(f"its value {record.value} or its count {record.count!r} is no measurement")
+    if record.spread and (len(record.spread) != 2 or not all(isinstance(end, (int, float)) for end in record.spread)):
+        raise ValueError("its spread is not two numbers")
 
 
 def recorded() -> list[Record]:

@@ -24,7 +24,7 @@ import nbformat
 import yaml  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
 
-from abpn_lib import claims, results
+from abpn_lib import browser, claims, results
 from abpn_lib.files import sha256, write_atomically
 
 __all__ = ["Address", "SiteError", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
@@ -138,10 +138,13 @@ def write_ledger(record_files: Iterable[Path], page: Path, summary: Path) -> Non
         write_atomically(path, text.encode())
 
 
-def build(root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, address: Address) -> None:
+def build(
+    root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, address: Address, *, gathered: Path | None = None
+) -> None:
     """Build the whole site from sources, executed notebooks, the ledger's two files and the wheel, then check it.
 
-    `site` appears only when everything, the check included, has passed.
+    `site` appears only when everything, the check included, has passed. `gathered` holds what the page that runs
+    in the browser loads (`abpn_lib.browser.gather`).
 
     Raises
     ------
@@ -159,6 +162,8 @@ def build(root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, add
     pages = work / "_build" / "html"
     if done.returncode or not (pages / "index.html").is_file():
         raise SiteError(f"jupyter-book refused the book\n{_last_lines(done.stdout + done.stderr, 60)}")
+    if gathered:
+        browser.install(gathered, pages / "book")
     (pages / "wheel").mkdir()
     shutil.copyfile(wheel, pages / "wheel" / wheel.name)
     (pages / "colab").mkdir()
@@ -269,7 +274,7 @@ def _button_problems(page: BeautifulSoup, pages: Path, address: Address) -> list
 
 
 def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Address) -> None:
-    shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated"))
+    shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated", "try"))
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
@@ -412,6 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--executed", type=Path, required=True, help="folder of executed notebooks")
     step.add_argument("--ledger", type=Path, required=True, help="folder of claims.md and verdicts.md")
     step.add_argument("--wheel", type=Path, required=True)
+    step.add_argument("--browser", type=Path, default=None, help="folder of what the page in the browser loads")
     step.add_argument("--out", type=Path, required=True)
     return parser
 
@@ -425,7 +431,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.step == "ledger":
             write_ledger(given.records, given.page, given.summary)
         else:
-            build(Path(), given.executed, given.ledger, given.wheel, given.out, Address.from_environment())
+            address = Address.from_environment()
+            build(Path(), given.executed, given.ledger, given.wheel, given.out, address, gathered=given.browser)
     except (SiteError, results.ResultError, OSError) as error:
         print(f"{given.step}: {error}", file=sys.stderr)
         return 2

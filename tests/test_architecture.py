@@ -23,7 +23,7 @@ FLOORS = (
     ("training",),
     ("quantization", "throughput"),
     ("crops", "evaluation", "latency"),
-    ("claims", "diagrams", "figures"),
+    ("browser", "claims", "diagrams", "figures"),
     ("book", "site"),
     ("cli",),
 )

@@ -135,6 +135,31 @@ def test_claims_lists_every_claim() -> None:
     refused("claims", "--records", "nonsense.json", mentions="nonsense.json")
 
 
+def test_claims_takes_records_of_another_device(tmp_path: Path) -> None:
+    from abpn_lib import paper
+
+    path = tmp_path / "abpn-browser.json"
+    row = {
+        "quantity": "latency", "unit": "ms", "command": "a page", "device": "browser: a phone", "versions": {},
+        "commit": "", "date": "2026-01-01", "count": 9, "spread": [1.0, 1.5], "spread_is": "",
+        "conditions": {"size": "1920x1080", "threads": "1", "kernels": "xnnpack-wasm", "channels": "3"},
+    }
+    nodes = [{**row, "subject": f"node-{node}", "value": 1.0 + n} for n, node in enumerate(paper.META_NODES)]
+    path.write_text(json.dumps(nodes))
+    ledger = {entry["id"]: entry for entry in json.loads(abpn("claims", "--json", "--add", path).stdout)}
+    assert "a phone" in json.dumps(ledger["T1.add"])
+    assert '"measured"' in json.dumps(ledger["T1.add"])
+    for bad in (
+        "no JSON", "{}x", "7", '["text"]', json.dumps([{}]), json.dumps([{**nodes[0], "value": None}]),
+        json.dumps([{**nodes[0], "value": float("nan")}]), json.dumps([{**nodes[0], "conditions": ["size"]}]),
+        json.dumps([{**nodes[0], "conditions": {"size": 3}}]), json.dumps([{**nodes[0], "device": None}]),
+        json.dumps([{**nodes[0], "count": "many"}]), json.dumps([{**nodes[0], "spread": [1, 2, 3]}]),
+        json.dumps([{**nodes[0], "surprise": 1}]),
+    ):
+        path.write_text(bad)
+        refused("claims", "--add", path, mentions=path.name)
+
+
 def test_data_refuses_bad_input(tmp_path: Path) -> None:
     refused("data", "fetch", "nonsense", mentions="nonsense", ABPN_DATA=str(tmp_path))
     refused("data", "verify", "set5", mentions="abpn data fetch set5", ABPN_DATA=str(tmp_path))
