@@ -470,7 +470,8 @@ def test_the_record_of_a_measurement_is_read_by_the_ledger(reader: Page, tmp_pat
     }
     for record in records:
         low, high = record.spread or (0, 0)
-        assert 0 < low <= record.value <= high
+        # The nodes are tiny here, and a browser's clock is coarse.
+        assert 0 <= low <= record.value <= high
         assert record.count == 6
         assert record.device.startswith("browser: Mozilla")
     assert "“235.0 ms”" in reader.part("table3").inner_text()
