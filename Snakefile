@@ -251,7 +251,7 @@ rule evaluate_y:
 
 
 rule evaluate_images:
-    input: [f"runs/models/{name}.tflite" for name in ("fsrcnn-int8-ptq", "fsrcnn-int8-qat", "abpn-int8-qat", "abpn-long-int8-qat")]
+    input: [f"runs/models/{name}.tflite" for name in ("fsrcnn-int8-ptq", "fsrcnn-int8-qat", "abpn-int8-qat", "abpn-long-int8-ptq")]
     output: "runs/records/figure3-urban100-images.json"
     params:
         models=lambda wildcards, input: " ".join(f"--model {path}" for path in input),

@@ -400,7 +400,7 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "measure a model's PSNR and SSIM on a data set",
-        "abpn evaluate --model bicubic --model abpn-long-int8-qat --data set5",
+        "abpn evaluate --model bicubic --model abpn-long-int8-ptq --data set5",
     )
     _model_option(command, several=True)
     command.add_argument(
@@ -502,7 +502,7 @@ def _add_latency(commands: Any) -> None:
         "latency",
         _latency,
         "time models, or Table 1's meta-nodes, on this machine",
-        "abpn latency abpn-long-int8-qat abpn-long-fp32 --threads 2",
+        "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2",
     )
     command.add_argument("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones)")
     command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")

@@ -15,7 +15,7 @@ from abpn_lib.files import sha256
 
 __all__ = ["DEFAULT", "Model", "ModelError", "catalogue", "find", "weights"]
 
-DEFAULT = "abpn-long-int8-qat"
+DEFAULT = "abpn-long-int8-ptq"
 """The model that `abpn upscale` takes when none is named."""
 
 _FOLDER = Path(__file__).parent
