@@ -194,7 +194,9 @@ def _add_train(commands: Any) -> None:
         "train a network in FP32, or go on with a run that was stopped",
         "abpn train --recipe table2 --network abpn --out runs/abpn",
     )
-    command.add_argument("--recipe", default="table2", help="a named recipe: table2, long, ablation, paper, authors")
+    command.add_argument(
+        "--recipe", default="table2", help="a named recipe: table2, long, longer, ablation, paper, authors"
+    )
     command.add_argument("--network", default=None, help="the network (default: the recipe's)")
     command.add_argument("--data", default=None, help="the data set (default: the recipe's)")
     command.add_argument("--steps", type=_positive, default=None, help="training steps (default: the recipe's)")
@@ -214,6 +216,10 @@ def _add_train(commands: Any) -> None:
         "--start", choices=["he", "glorot", "identity"], default=None, help="initial weights (default: the recipe's)"
     )
     command.add_argument("--pairs", type=int, default=None, help="conv-ReLU pairs (default: the recipe's)")
+    command.add_argument(
+        "--after", type=Path, default=None, metavar="RUN",
+        help="start from the weights of this finished run, its dead channels revived",
+    )
     command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
     _training_options(command)
 
@@ -266,18 +272,24 @@ def _train(options: argparse.Namespace) -> None:
         options.recipe,
         **{field: getattr(options, field) for field in _RECIPE_FIELDS},
     )
+    if options.after:
+        chosen = replace(chosen, start="run")
     _require(chosen.data)
+    model = options.after and training.build_after(
+        options.after, chosen, datasets.spaced_lr_images(chosen.data, 32, chosen.scale)
+    )
     context = results.Context.here(options.command_line)
     images = (hr for _, hr in datasets.images(chosen.data, scale=chosen.scale))
     training.train(
         chosen,
         images,
         options.out,
+        model=model,
         validation=_validation(options, chosen.scale),
         save_every=options.save_every,
         progress=not options.quiet,
     )
-    training.write_provenance(options.out, chosen, context, options.threads)
+    training.write_provenance(options.out, chosen, context, options.threads, after=options.after)
     print(f"{options.out / 'weights.npz'}")
 
 
@@ -335,7 +347,7 @@ def _quantize(options: argparse.Namespace) -> None:
     if options.float_only:
         print(quantization.Writer(options.out, finished, context, network, options.name).fp32(model))
         return
-    calibration = quantization.calibration_images(options.calibrate, options.images, base.scale)
+    calibration = datasets.spaced_lr_images(options.calibrate, options.images, base.scale)
     writer = quantization.Writer(options.out, finished, context, network, options.name)
     paths = [writer.fp32(model)]
     if options.equalize:

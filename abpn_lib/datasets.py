@@ -33,7 +33,8 @@ from abpn_lib.files import sha256
 
 __all__ = [
     "DATASETS", "EMBEDDED", "OFFICIAL", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
-    "fingerprint", "images", "official_model", "read_image", "verify",
+    "fingerprint", "images", "official_model", "read_image", "spaced_lr_images",
+    "verify",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -352,3 +353,10 @@ def _unpack(archive: Path, folder: Path, members: tuple[str, ...], *, progress: 
                     shutil.copyfileobj(source, sink)
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)
+
+
+def spaced_lr_images(name: str, count: int, scale: int) -> list[NDArray[np.uint8]]:
+    """`count` LR images (H, W, 3) uint8, evenly spaced through a data set: what activations are measured on."""
+    hr_images = [hr for _, hr in images(name, scale=scale)]
+    picks = np.linspace(0, len(hr_images) - 1, min(count, len(hr_images))).round().astype(int)
+    return [bicubic_down(hr_images[pick], scale) for pick in picks]

@@ -11,15 +11,17 @@ C. C. Loy, X. Tang, "Accelerating the Super-Resolution Convolutional Neural Netw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import NDArray
 
 __all__ = [
-    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "rescale",
-    "start_as_identity",
+    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "reach",
+    "rescale", "revive", "start_as_identity",
 ]
 
 TABLE2 = ("baseline", "nearest", "bilinear", "fsrl", "abpn")
@@ -261,3 +263,48 @@ def start_as_identity(model: keras.Model, noise: float) -> None:
         else:
             continue
         layer.kernel.assign(kernel)
+
+
+def reach(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """What each channel of a [0, 1] network's hidden convolutions reaches over LR (H, W, 3) uint8 images: its maximum.
+
+    Zero means a dead channel: its ReLU never fires. Without images, all are zero.
+    """
+    hidden = _convolutions(model)[:-1]
+    probe = keras.Model(model.input, [layer.output for layer in hidden])
+    greatest = [np.zeros(layer.filters, np.float32) for layer in hidden]
+    for lr in lr_images:
+        # A single output comes bare.
+        outputs = tf.nest.flatten(probe(lr[None].astype(np.float32) / 255))
+        greatest = [np.maximum(old, np.max(new, axis=(0, 1, 2))) for old, new in zip(greatest, outputs, strict=True)]
+    return greatest
+
+
+def revive(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]], *, seed: int = 0) -> list[int]:
+    """Give the dead channels of a trained plain network new weights, in place; return their number for each layer.
+
+    Such a channel has no gradient, and no training brings it back. It gets half of a He-initialised kernel
+    and no bias, and what follows reads it through a kernel so small (a twentieth) that the network's output stays
+    nearly what it was.
+
+    Raises
+    ------
+    ValueError
+        If the network is not a chain of convolutions.
+    """
+    if "feature_add" in [layer.name for layer in model.layers] or model.name.startswith("fsrcnn"):
+        raise ValueError(f"{model.name} is not a chain of convolutions: its dead channels cannot be told")
+    chain = _convolutions(model)
+    seeds = np.random.SeedSequence(seed).generate_state(2 * len(chain)) % 2**31
+    dead = [values <= 0 for values in reach(model, lr_images)]
+    for i, silent in enumerate(dead):
+        for layer, factor, axis, draw in ((chain[i], 0.5, -1, 2 * i), (chain[i + 1], 0.05, -2, 2 * i + 1)):
+            kernel = layer.kernel.numpy()
+            fresh = keras.initializers.HeNormal(seed=int(seeds[draw]))(kernel.shape).numpy() * factor
+            layer.kernel.assign(np.where(np.expand_dims(silent, -1) if axis == -2 else silent, fresh, kernel))
+        chain[i].bias.assign(np.where(silent, 0, chain[i].bias.numpy()))
+    return [int(silent.sum()) for silent in dead]
+
+
+def _convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]

@@ -31,6 +31,9 @@ class Soap(keras.optimizers.Optimizer):
         Decay of the gradient's average, of its square in the eigenbasis, and of the two covariances.
     every
         Steps between two updates of the eigenbasis.
+    bias_rate
+        What the learning rate of the other variables is multiplied with. Biases as fast as kernels push channels
+        below their ReLU for good, where nothing brings them back.
     options
         Those of `keras.optimizers.Optimizer`, such as ``use_ema``.
     """
@@ -43,12 +46,14 @@ class Soap(keras.optimizers.Optimizer):
         second: float = 0.95,
         covariance: float = 0.95,
         every: int = 10,
+        bias_rate: float = 1.0,
         name: str = "Soap",
         **options: Any,
     ) -> None:
         super().__init__(name=name, **{"jit_compile": False, **options})
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
+        self.bias_rate = bias_rate
 
     def build(self, var_list: list[tf.Variable]) -> None:
         """Make the averages of every variable, and the bases and covariances of every kernel."""
@@ -75,7 +80,7 @@ class Soap(keras.optimizers.Optimizer):
         if "left" in slots:
             change = self._preconditioned(gradient, slots, step)
         else:
-            change = self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
+            change = self.bias_rate * self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
         variable.assign_sub(tf.cast(self.learning_rate, tf.float32) * change)
 
     def _adam(
@@ -107,7 +112,7 @@ class Soap(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes the same optimiser from."""
-        own = {name: getattr(self, name) for name in ("momentum", "second", "covariance", "every")}
+        own = {name: getattr(self, name) for name in ("momentum", "second", "covariance", "every", "bias_rate")}
         return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
 
 

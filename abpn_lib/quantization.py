@@ -30,8 +30,7 @@ import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from abpn_lib import datasets, networks, results, training
-from abpn_lib.degradation import bicubic_down
+from abpn_lib import networks, results, training
 from abpn_lib.files import sha256, write_atomically
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "Writer",
     "assert_full_integer",
     "calibrate",
-    "calibration_images",
     "equalize",
     "export_float",
     "export_int8",
@@ -164,11 +162,7 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     simple = all(layer.activation is keras.activations.relu for layer in chain[:-1])
     if not simple or "feature_add" in [layer.name for layer in model.layers]:
         raise QuantizationError(f"{model.name} is not a chain of convolutions and ReLUs: it cannot be equalised")
-    probe = keras.Model(model.input, [layer.output for layer in chain[:-1]])
-    reach: list[NDArray] = [np.zeros(layer.filters) for layer in chain[:-1]]
-    for lr in lr_images:
-        outputs = probe(lr[None].astype(np.float32) / 255)
-        reach = [np.maximum(a, np.max(b, axis=(0, 1, 2))) for a, b in zip(reach, outputs, strict=True)]
+    reach = networks.reach(model, lr_images)
     if not all(values.any() for values in reach):
         raise QuantizationError(f"{model.name} cannot be equalised: no images, or a layer silent on all of them")
     equal = keras.models.clone_model(model)
@@ -271,13 +265,6 @@ def train_qat(
         if "output_min" in limits:
             new_ranges[layer.name] = (float(limits["output_min"]), float(limits["output_max"]))
     return trained, new_ranges
-
-
-def calibration_images(name: str, count: int, scale: int) -> list[NDArray[np.uint8]]:
-    """`count` LR images (H, W, 3) uint8, evenly spaced through a data set."""
-    hr_images = [hr for _, hr in datasets.images(name, scale=scale)]
-    picks = np.linspace(0, len(hr_images) - 1, min(count, len(hr_images))).round().astype(int)
-    return [bicubic_down(hr_images[pick], scale) for pick in picks]
 
 
 @dataclass(frozen=True)

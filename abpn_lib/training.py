@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from abpn_lib import datasets, metrics, networks, results
-from abpn_lib.degradation import bicubic_down
-from abpn_lib.files import write_atomically
+from abpn_lib.degradation import bicubic_down, bicubic_resize, crop_to_multiple
+from abpn_lib.files import sha256, write_atomically
 from abpn_lib.optimizers import Soap
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Run",
     "TrainingError",
     "batch_at",
+    "build_after",
     "build_start",
     "load_weights",
     "pixel_psnr",
@@ -45,6 +47,7 @@ __all__ = [
     "recipe",
     "save_weights",
     "train",
+    "with_copies",
     "write_provenance",
 ]
 
@@ -59,7 +62,10 @@ class Recipe:
 
     Values are in [0, 1] throughout; `networks.rescale` moves a trained network to [0, 255].
     `average` is the decay of the exponential average of the weights that is kept instead of the last
-    ones (0: none). `warmup` is the number of steps over which a cosine schedule first rises.
+    ones (0: none). `warmup` is the number of steps over which a cosine schedule first rises. `bias_rate` is
+    the part of the learning rate that SOAP moves biases with; `copies` are the sizes, in percent, at which every
+    image is shown once more. A run whose `start` is "run" goes on from the
+    weights of another, with its dead channels revived (`networks.revive`).
     """
 
     network: str
@@ -69,7 +75,7 @@ class Recipe:
     halve_at: tuple[int, ...] = ()
     patch: int = 64
     batch: int = 16
-    start: Literal["he", "glorot", "identity"] = "he"
+    start: Literal["he", "glorot", "identity", "run"] = "he"
     noise: float = 0.1
     average: float = 0.0
     data: str = "div2k-train"
@@ -79,6 +85,8 @@ class Recipe:
     warmup: int = 0
     loss: Literal["l1", "l2"] = "l1"
     pairs: int = 5
+    bias_rate: float = 1.0
+    copies: tuple[int, ...] = ()
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -127,6 +135,24 @@ RECIPES: Mapping[str, Recipe] = {
         data="train",
         optimizer="soap",
         warmup=100,
+    ),
+    # From where `long` ends, and its dead channels revived. What trains well as a start pushes channels below their
+    # ReLU in the long run: hence the slower biases.
+    "longer": Recipe(
+        "abpn",
+        100_000,
+        2e-3,
+        schedule="cosine",
+        patch=32,
+        batch=8,
+        start="run",
+        average=0.999,
+        data="train",
+        seed=1,
+        optimizer="soap",
+        warmup=100,
+        bias_rate=0.1,
+        copies=(70, 50),
     ),
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
@@ -210,6 +236,16 @@ class Patches:
         self.chance = areas / areas.sum()
 
 
+def with_copies(
+    hr_images: Iterable[NDArray[np.uint8]], percents: Iterable[int], scale: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Every HR (H, W, 3) image, and bicubic copies of so many percent of its size, cropped to a multiple of `scale`."""
+    for hr in hr_images:
+        yield hr
+        for percent in percents:
+            yield crop_to_multiple(bicubic_resize(hr, Fraction(percent, 100)), scale)
+
+
 def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Batch number `step`: LR (N, p, p, 3) and HR (N, sp, sp, 3) float32 in [0, 1], flipped and rotated.
 
@@ -252,13 +288,46 @@ def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
 
 
 def build_start(recipe: Recipe) -> keras.Model:
-    """The recipe's network with its initial weights."""
+    """The recipe's network with its initial weights.
+
+    Raises
+    ------
+    TrainingError
+        If the recipe starts from another run, for which there is `build_after`.
+    """
+    if recipe.start == "run":
+        raise TrainingError("this recipe goes on from another run: name its folder (--after)")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     if recipe.start == "identity":
         networks.start_as_identity(model, recipe.noise)
     elif recipe.start == "glorot":
         for i, weight in enumerate(w for w in model.trainable_weights if len(w.shape) == 4):
             weight.assign(keras.initializers.GlorotNormal(seed=recipe.seed * 1000 + i)(weight.shape))
+    return model
+
+
+def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uint8]]) -> keras.Model:
+    """The network of a finished run in `folder` as a start for `recipe`, its dead channels revived.
+
+    A channel is dead if it is silent on all of the LR (H, W, 3) uint8 images.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds no finished run, or one of another network.
+    """
+    first = read_run(folder).recipe
+    for field in ("network", "scale", "pairs"):
+        if getattr(first, field) != getattr(recipe, field):
+            raise TrainingError(
+                f"{folder} has {field} {getattr(first, field)}, the recipe {getattr(recipe, field)}: they must agree"
+            )
+    model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
+    load_weights(model, folder / "weights.npz")
+    try:
+        networks.revive(model, lr_images, seed=recipe.seed)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     return model
 
 
@@ -316,7 +385,7 @@ def train(
     state = [*model.weights, *optimizer.variables]
     first, rows = _resume(folder, state)
     step_function = _step_function(model, optimizer, recipe.loss, strategy)
-    patches = Patches(hr_images, recipe.scale, recipe.patch)
+    patches = Patches(with_copies(hr_images, recipe.copies, recipe.scale), recipe.scale, recipe.patch)
     losses: list[tf.Tensor] = []
     started = time.perf_counter()
     done_before = float(rows[-1]["seconds"]) if rows else 0.0
@@ -366,7 +435,7 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
         "ema_overwrite_frequency": None,
     }
     if recipe.optimizer == "soap":
-        return Soap(rate, **average)
+        return Soap(rate, bias_rate=recipe.bias_rate, **average)
     return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False, **average)
 
 
@@ -472,8 +541,13 @@ class Run:
     provenance: dict[str, Any]
 
 
-def write_provenance(folder: Path, recipe: Recipe, context: results.Context, threads: int) -> None:
-    """Write ``provenance.json``: recipe, data, time, device, versions, commit, command and log of a finished run."""
+def write_provenance(
+    folder: Path, recipe: Recipe, context: results.Context, threads: int, *, after: Path | None = None
+) -> None:
+    """Write ``provenance.json``: recipe, data, time, device, versions, commit, command and log of a finished run.
+
+    `after` is the folder of the run that it went on from.
+    """
     log = list(read_log(folder))
     provenance = {
         "recipe": asdict(recipe),
@@ -485,6 +559,8 @@ def write_provenance(folder: Path, recipe: Recipe, context: results.Context, thr
         **asdict(context),
         "log": log,
     }
+    if after:
+        provenance["started_from"] = {**read_run(after).provenance, "weights_sha256": sha256(after / "weights.npz")}
     write_atomically(folder / "provenance.json", (json.dumps(provenance, indent=1) + "\n").encode())
 
 
@@ -498,7 +574,9 @@ def read_run(folder: Path) -> Run:
     """
     try:
         provenance = json.loads((folder / "provenance.json").read_text())
-        fields = {**provenance["recipe"], "halve_at": tuple(provenance["recipe"]["halve_at"])}
+        fields: dict[str, Any] = dict(provenance["recipe"])
+        for name in ("halve_at", "copies"):
+            fields[name] = tuple(fields.get(name, ()))
         return Run(Recipe(**fields), provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
