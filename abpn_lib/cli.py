@@ -11,7 +11,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands)
     _add_upscale(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_quantize(commands)
     _add_curves(commands)
@@ -177,6 +179,7 @@ def _upscale(options: argparse.Namespace) -> None:
     upscaler = runtime.Upscaler(_model_path(options.model), threads=options.threads, kernels=options.kernels)
     if options.input.is_dir():
         options.output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
     for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
         try:
             image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
@@ -184,6 +187,43 @@ def _upscale(options: argparse.Namespace) -> None:
         except runtime.ImageError as error:
             # Of several images the reader must know which one.
             raise UsageError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
+    seconds = time.perf_counter() - started
+    if options.input.is_dir() and not options.quiet:
+        rate = len(pairs) / seconds
+        print(f"{len(pairs)} images in {seconds:.1f} s: {rate:.2f} a second, reading and writing included")
+
+
+def _add_export(commands: Any) -> None:
+    command = _command(
+        commands,
+        "export",
+        _export,
+        "write an INT8 model in the form that a device wants: one size, uint8 or int8 images",
+        "abpn export abpn-long-int8-ptq --size 640x360 --io int8 -o abpn.tflite",
+    )
+    command.add_argument("model", metavar="NAME|PATH", help="a name that `abpn models` lists, or a .tflite file")
+    command.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
+    command.add_argument("--size", default=None, help="LR width x height (default: any size)")
+    command.add_argument("--batch", type=_positive, default=1, help="images at once; needs --size")
+    command.add_argument(
+        "--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128"
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from abpn_lib import graphs
+    from abpn_lib.files import write_atomically
+
+    if options.batch > 1 and not options.size:
+        raise UsageError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
+    content = _model_path(options.model).read_bytes()
+    if options.io == "int8":
+        content = graphs.with_int8_interface(content)
+    if options.size:
+        width, height = _size(options.size)
+        content = graphs.fix_size(content, height, width, batch=options.batch)
+    write_atomically(options.output, content)
+    print(f"{options.output}: {len(content)} bytes, {', '.join(dict.fromkeys(graphs.operator_names(content)))}")
 
 
 def _add_train(commands: Any) -> None:
@@ -566,6 +606,19 @@ def _latency(options: argparse.Namespace) -> None:
         for name, timing in timings.items():
             interval = f"[{timing.low_ms:.2f}, {timing.high_ms:.2f}]"
             print(f"{name:24} {timing.median_ms:9.2f} ms  {interval}  CPU {timing.cpu_ms:.2f} ms")
+        _print_ratios(timings)
+
+
+def _print_ratios(timings: Mapping[str, Any]) -> None:
+    """Each candidate against the first, by rounds taken side by side."""
+    from abpn_lib import latency
+
+    first, *others = timings
+    for name in others:
+        ratio, low, high = latency.paired_ratio(timings[name], timings[first])
+        cpu, *_ = latency.paired_ratio(timings[name], timings[first], clock="cpu")
+        noise = ": inside the noise" if low <= 1 <= high else ""
+        print(f"{name} takes {ratio:.2f} [{low:.2f}, {high:.2f}] times as long as {first} (CPU {cpu:.2f}){noise}")
 
 
 def _add_throughput(commands: Any) -> None:

@@ -23,16 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from abpn_lib import graphs
 from abpn_lib.files import sha256, write_atomically
 from abpn_lib.models import ModelError, weights
 from abpn_lib.results import Context, Record
 
 __all__ = [
-    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_meta_nodes", "conditions", "invoker", "measure",
-    "networks_for_latency", "operators", "paired_ratio", "timing_records", "within_noise",
+    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_depths", "build_meta_nodes", "build_peak",
+    "conditions", "handover", "invoker", "measure", "networks_for_latency", "operators", "paired_ratio", "split_up",
+    "subtract", "timing_records", "within_noise",
 ]
 
 Kernels = Literal["xnnpack", "builtin"]
+Kind = Literal["int8", "fp32"]
 Clock = Literal["wall", "cpu"]
 
 _OPERATORS = {
@@ -126,26 +129,90 @@ def within_noise(a: Timing, b: Timing, *, clock: Clock = "wall") -> bool:
     return low <= 1 <= high
 
 
+def subtract(whole: Timing, part: Timing) -> Timing:
+    """What is left of `whole` without `part`, round by round; both must come from one `measure`.
+
+    Raises
+    ------
+    LatencyError
+        If the numbers of rounds differ.
+    """
+    if len(whole.samples) != len(part.samples):
+        raise LatencyError(f"{len(whole.samples)} and {len(part.samples)} rounds do not pair: time both in one call")
+    return _timing(
+        tuple(float(n) for n in np.subtract(whole.samples, part.samples)),
+        tuple(float(n) for n in np.subtract(whole.cpu_samples, part.cpu_samples)),
+    )
+
+
 def invoker(
-    model: Path, height: int | None = None, width: int | None = None, *, threads: int = 1, kernels: Kernels = "xnnpack"
+    model: Path,
+    height: int | None = None,
+    width: int | None = None,
+    *,
+    threads: int = 1,
+    kernels: Kernels = "xnnpack",
+    batch: int = 1,
+    handover: bool = False,
 ) -> Callable[[], None]:
     """A call that runs a .tflite once, ready to be timed: allocated, its inputs filled with random values.
 
-    Copying images in and out is not part of the call. `height` and `width` are the LR size in pixels; a model
-    of one size may go without. `kernels` "builtin" keeps TFLite's own kernels, "xnnpack" lets XNNPACK take the
-    operators it can (`operators` tells which).
+    `height` and `width` are the LR size in pixels; a model of one size may go without. `kernels` "builtin" keeps
+    TFLite's own kernels, "xnnpack" lets XNNPACK take the operators it can (`operators` tells which). Copying the
+    images in and the result out is part of the call only with `handover`.
 
     Raises
     ------
     LatencyError
         If the model cannot be read or run, does not take that size, or an option is out of range.
     """
-    interpreter = _interpreter(model, height, width, threads, kernels)
+    interpreter = _interpreter(model, height, width, threads, kernels, batch)
+    if not handover:
+        return lambda: interpreter.invoke()
+    give, take = _hands(interpreter)
 
     def call() -> None:
+        give()
         interpreter.invoke()
+        take()
 
     return call
+
+
+def handover(
+    model: Path, height: int | None = None, width: int | None = None, *, kernels: Kernels = "xnnpack"
+) -> Callable[[], None]:
+    """The overhead of `invoker`'s call with `handover`: the same images copied in, the same result out, nothing run.
+
+    Raises
+    ------
+    LatencyError
+        As `invoker`.
+    """
+    give, take = _hands(_interpreter(model, height, width, 1, kernels))
+
+    def call() -> None:
+        give()
+        take()
+
+    return call
+
+
+def _hands(interpreter: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+    """How the inputs are handed to an interpreter, and its outputs taken."""
+    indices = [tensor["index"] for tensor in interpreter.get_input_details()]
+    outputs = [tensor["index"] for tensor in interpreter.get_output_details()]
+    images = [interpreter.get_tensor(index) for index in indices]
+
+    def give() -> None:
+        for index, image in zip(indices, images, strict=True):
+            interpreter.set_tensor(index, image)
+
+    def take() -> None:
+        for index in outputs:
+            interpreter.get_tensor(index)
+
+    return give, take
 
 
 def operators(
@@ -161,8 +228,48 @@ def operators(
     return _placed(_interpreter(model, height, width, 1, kernels)._get_ops_details())
 
 
-def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3) -> dict[str, Path]:
-    """Write each of `META_NODES` as an INT8 .tflite of one operator, int8 in and out; return the paths.
+def split_up(model: Path, folder: Path, height: int, width: int) -> dict[str, Path]:
+    """Write each operator of a network as a .tflite of its own, for one LR size; return the paths, in order.
+
+    Their names are "0 CONV_2D", and so on. The sum of their times is the network's, but for what an operator gains
+    from finding its input in the cache.
+
+    Raises
+    ------
+    LatencyError
+        If the model cannot be read, or does not take that size.
+    """
+    try:
+        content = graphs.fix_size(model.read_bytes(), height, width)
+        names = graphs.operator_names(content)
+        parts = [graphs.operator_alone(content, position) for position in range(len(names))]
+    except (graphs.GraphError, OSError) as error:
+        raise LatencyError(f"{model} cannot be taken apart: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for position, (name, part) in enumerate(zip(names, parts, strict=True)):
+        paths[f"{position} {name}"] = folder / f"{position}-{name.lower()}.tflite"
+        write_atomically(paths[f"{position} {name}"], part)
+    return paths
+
+
+def build_peak(folder: Path, *, kind: Kind = "int8") -> tuple[Path, int]:
+    """Write a 3x3 convolution that keeps a core as busy as it gets; return its path and its multiply-accumulates.
+
+    256 channels at 48x48 pixels: large enough for the fastest kernels, small enough to stay in the cache. What it
+    reaches is this machine's peak in practice, against which a network's operators are held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, side, channels = folder / f"peak-{kind}.tflite", 48, 256
+    if not path.is_file():
+        write_atomically(path, _node("conv3", side, side, channels, kind))
+    return path, side * side * 9 * channels * channels
+
+
+def build_meta_nodes(
+    folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3, kind: Kind = "int8"
+) -> dict[str, Path]:
+    """Write each of `META_NODES` as a .tflite of one operator, int8 or float32 in and out; return the paths.
 
     The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that (rounded
     down), the network's input, as in Table 1. The table does not say how many channels its "1080P network
@@ -180,10 +287,10 @@ def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, cha
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for node, operator in _OPERATORS.items():
-        paths[node] = folder / f"{node}-{height}x{width}x{channels}.tflite"
+        paths[node] = folder / f"{node}-{kind}-{height}x{width}x{channels}.tflite"
         if not paths[node].is_file():
-            content = _node(node, height, width, channels)
-            _assert_one_integer_operator(content, operator)
+            content = _node(node, height, width, channels, kind)
+            _assert_one_operator(content, operator, kind)
             write_atomically(paths[node], content)
     return paths
 
@@ -202,14 +309,14 @@ def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"concat9-{height}x{width}x{channels}.tflite"
     if not path.is_file():
-        content = _node("concat9", height, width, channels)
-        _assert_one_integer_operator(content, "CONCATENATION")
+        content = _node("concat9", height, width, channels, "int8")
+        _assert_one_operator(content, "CONCATENATION", "int8")
         write_atomically(path, content)
     return path
 
 
 def networks_for_latency(
-    folder: Path, names: Sequence[str], *, height: int = 360, width: int = 640, kind: Literal["int8", "fp32"] = "int8"
+    folder: Path, names: Sequence[str], *, height: int = 360, width: int = 640, kind: Kind = "int8"
 ) -> dict[str, Path]:
     """Export networks for one LR size, uint8 in and out (or float32), for timing only; return the paths.
 
@@ -224,14 +331,27 @@ def networks_for_latency(
     """
     from abpn_lib import networks
 
-    unknown = [name for name in names if name not in networks.NETWORKS]
+    there = (*networks.NETWORKS, *networks.READINGS)
+    unknown = [name for name in names if name not in there]
     if unknown:
-        raise LatencyError(f"no network is called {unknown[0]!r}; there are {', '.join(networks.NETWORKS)}")
+        raise LatencyError(f"no network is called {unknown[0]!r}; there are {', '.join(there)}")
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}-{kind}-{height}x{width}.tflite" for name in names}
     for name, path in paths.items():
         if not path.is_file():
-            _export_network(name, path, height, width, kind)
+            _export_network(networks.build(name), path, height, width, kind, weights_of=name)
+    return paths
+
+
+def build_depths(folder: Path, pairs: Sequence[int], *, height: int = 360, width: int = 640) -> dict[int, Path]:
+    """Export ABPN with other numbers of conv-ReLU pairs in INT8, for timing only; return the paths (S11)."""
+    from abpn_lib import networks
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {count: folder / f"abpn-pairs{count}-{height}x{width}.tflite" for count in pairs}
+    for count, path in paths.items():
+        if not path.is_file():
+            _export_network(networks.build("abpn", pairs=count), path, height, width, "int8")
     return paths
 
 
@@ -282,19 +402,21 @@ def _timing(wall: tuple[float, ...], cpu: tuple[float, ...]) -> Timing:
     return Timing(*_median_interval(wall), float(np.median(cpu)), wall, cpu)
 
 
-def _interpreter(model: Path, height: int | None, width: int | None, threads: int, kernels: str) -> Any:
+def _interpreter(
+    model: Path, height: int | None, width: int | None, threads: int, kernels: str, batch: int = 1
+) -> Any:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolvers = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
     if kernels not in resolvers:
         raise LatencyError(f"no kernels are called {kernels!r}; there are {', '.join(resolvers)}")
-    if threads < 1 or (height is None) != (width is None) or min(height or 1, width or 1) < 1:
-        raise LatencyError(f"{threads} threads, size {width}x{height}: at least 1 of each is needed")
+    if min(threads, batch) < 1 or (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+        raise LatencyError(f"{threads} threads, batch {batch}, size {width}x{height}: at least 1 of each is needed")
     try:
         interpreter = Interpreter(
             model_path=str(model), num_threads=threads, experimental_op_resolver_type=resolvers[kernels]
         )
-        _fit(interpreter, model, height, width)
+        _fit(interpreter, model, height, width, batch)
         interpreter.allocate_tensors()
         rng = np.random.default_rng(0)
         for tensor in interpreter.get_input_details():
@@ -307,7 +429,7 @@ def _interpreter(model: Path, height: int | None, width: int | None, threads: in
     return interpreter
 
 
-def _fit(interpreter: Any, model: Path, height: int | None, width: int | None) -> None:
+def _fit(interpreter: Any, model: Path, height: int | None, width: int | None, batch: int) -> None:
     """Give every input of any size the size asked for; refuse another size where it is fixed."""
     for tensor in interpreter.get_input_details():
         signature = tuple(int(n) for n in tensor["shape_signature"])
@@ -316,8 +438,8 @@ def _fit(interpreter: Any, model: Path, height: int | None, width: int | None) -
                 raise LatencyError(f"{model} takes any size: name the height and width to time it at")
         elif len(signature) != 4 or any(n not in (-1, m) for n, m in zip(signature[1:3], (height, width), strict=True)):
             raise LatencyError(f"{model} takes inputs of shape {signature}, not {width}x{height} images")
-        elif -1 in signature:
-            interpreter.resize_tensor_input(tensor["index"], (1, height, width, signature[3]))
+        elif -1 in signature or batch > 1:
+            interpreter.resize_tensor_input(tensor["index"], (batch, height, width, signature[3]))
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray:
@@ -341,8 +463,8 @@ def _placed(details: list[dict[str, Any]]) -> list[tuple[str, Kernels]]:
     return placed[::-1]
 
 
-def _node(node: str, height: int, width: int, channels: int) -> bytes:
-    """A meta-node as .tflite, through post-training quantisation on noise."""
+def _node(node: str, height: int, width: int, channels: int, kind: Kind) -> bytes:
+    """A meta-node as .tflite, in INT8 through post-training quantisation on noise."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -353,9 +475,11 @@ def _node(node: str, height: int, width: int, channels: int) -> bytes:
     module.node = tf.function(_node_function(node, height, width, channels, rng), autograph=False)
     specs = [tf.TensorSpec(shape, tf.float32, name=f"x{i}") for i in range(inputs)]
     concrete = module.node.get_concrete_function(*specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
+    if kind == "fp32":
+        return converter.convert()
     # An off-centre range, so that a ReLU cuts and a mean is not zero.
     values = rng.uniform(-1, 3, shape).astype(np.float32)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # The second input has the same values in another order: equal input scales, so that a concatenation needs no
     # requantisation, and products of either sign.
@@ -396,39 +520,38 @@ def _node_function(node: str, height: int, width: int, channels: int, rng: np.ra
     return functions[node]
 
 
-def _assert_one_integer_operator(content: bytes, operator: str) -> None:
+def _assert_one_operator(content: bytes, operator: str, kind: Kind) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-    graph = model.subgraphs[0]
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    codes = [model.operatorCodes[op.opcodeIndex] for op in graph.operators]
-    # Old operators are kept in the byte-sized field, where new ones have 127.
-    found = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes]
+    found = graphs.operator_names(content)
     if found != [operator]:
         made = ", ".join(found) or "nothing"
         raise LatencyError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
-    integers = {schema.TensorType.INT8, schema.TensorType.INT32}
-    used = [i for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0]
-    if any(graph.tensors[i].type not in integers for i in used):
+    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).subgraphs[0]
+    types = {graph.tensors[i].type for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
+    if kind == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
         raise LatencyError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
 
 
-def _export_network(name: str, path: Path, height: int, width: int, kind: str) -> None:
+def _export_network(
+    model: Any, path: Path, height: int, width: int, kind: Kind, *, weights_of: str | None = None
+) -> None:
     from abpn_lib import networks, training
 
     try:
         from abpn_lib import quantization
     except ImportError as error:
         raise LatencyError("exporting needs tensorflow-model-optimization: install abpn-lib[quantize]") from error
-    model = networks.build(name)
     try:
-        training.load_weights(model, weights(name))
+        training.load_weights(model, weights(weights_of or "none"))
     except ModelError:
         networks.start_as_identity(model, 0.1)  # none shipped
     form = quantization.Export(height, width)
     if kind == "fp32":
         quantization.export_float(model, path, form)
     else:
-        noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-        quantization.export_int8(model, quantization.calibrate(model, [noise]), path, form)
+        quantization.export_int8(model, quantization.calibrate(model, [_noise_image(model)]), path, form)
+
+
+def _noise_image(model: Any) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (48, 48, model.input_shape[-1]), dtype=np.uint8)

@@ -20,7 +20,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 __all__ = [
-    "NETWORKS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "reach",
+    "NETWORKS", "READINGS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "reach",
     "rescale", "revive", "start_as_identity",
 ]
 
@@ -33,6 +33,13 @@ NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-text", "abpn-leaky", "abpn
 `abpn-text` is ABPN as the paper's sentences read: 43,035 parameters. `abpn-leaky` has leaky ReLU of slope
 0.1 in place of ReLU (S3), `abpn-batchnorm` a batch normalisation before each ReLU (S5), and
 `fsrcnn-anchor` adds ABPN's anchor path to FSRCNN's output.
+"""
+
+READINGS = ("fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y")
+"""Other readings of Table 3's FSRCNN, which the paper does not specify; `build` takes them too, for timing.
+
+ReLU in place of PReLU; a 3x3 convolution and a pixel shuffle in place of the deconvolution, which can compute the
+same function; the Y channel alone, (N, H, W, 1) to (N, sH, sW, 1), as in the FSRCNN paper.
 """
 
 
@@ -97,7 +104,7 @@ class Resize(keras.layers.Layer):
 
 
 def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed: int = 0) -> keras.Model:
-    """Build one of `NETWORKS` with He-initialised weights (section 4.1).
+    """Build one of `NETWORKS`, or of `READINGS`, with He-initialised weights (section 4.1).
 
     Parameters
     ----------
@@ -116,13 +123,13 @@ def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed
     ValueError
         If the name is unknown or a number is out of range.
     """
-    if name not in NETWORKS:
+    if name not in (*NETWORKS, *READINGS):
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
     if scale < 1 or channels < 3 or pairs < 0:
         raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
-    lr = keras.Input((None, None, 3), name="lr")
+    lr = keras.Input((None, None, 1 if name == "fsrcnn-y" else 3), name="lr")
     convolution = _Convolutions(seed)
-    if name in ("fsrcnn", "fsrcnn-anchor"):
+    if name.startswith("fsrcnn"):
         output = _fsrcnn(lr, name, scale, convolution)
     else:
         output = _plain(lr, name, scale, channels, pairs, convolution)
@@ -179,18 +186,24 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
 
 def _fsrcnn(lr: tf.Tensor, name: str, scale: int, convolution: _Convolutions) -> tf.Tensor:
     """FSRCNN (d, s, m) = (56, 12, 4) on RGB with PReLU and a 9x9 deconvolution, with or without an anchor path."""
+    colours = lr.shape[-1]
 
-    def prelu(x: tf.Tensor, name: str) -> tf.Tensor:
+    def activated(x: tf.Tensor, filters: int, layer: str, kernel: int = 3) -> tf.Tensor:
+        if name == "fsrcnn-relu":
+            return convolution(x, filters, layer, kernel=kernel, activation="relu")
         slope = keras.initializers.Constant(0.25)
-        return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
+        prelu = keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=f"{layer}_prelu")
+        return prelu(convolution(x, filters, layer, kernel=kernel))
 
-    x = prelu(convolution(lr, 56, "feature", kernel=5), "feature_prelu")  # (N, H, W, 56)
-    x = prelu(convolution(x, 12, "shrink", kernel=1), "shrink_prelu")  # (N, H, W, 12)
+    x = activated(lr, 56, "feature", kernel=5)  # (N, H, W, 56)
+    x = activated(x, 12, "shrink", kernel=1)  # (N, H, W, 12)
     for i in range(1, 5):
-        x = prelu(convolution(x, 12, f"map{i}"), f"map{i}_prelu")  # (N, H, W, 12)
-    x = prelu(convolution(x, 56, "expand", kernel=1), "expand_prelu")  # (N, H, W, 56)
+        x = activated(x, 12, f"map{i}")  # (N, H, W, 12)
+    x = activated(x, 56, "expand", kernel=1)  # (N, H, W, 56)
+    if name == "fsrcnn-subpixel":
+        return DepthToSpace(scale, name="shuffle")(convolution(x, colours * scale**2, "transition"))  # (N, 3H, 3W, 3)
     x = keras.layers.Conv2DTranspose(
-        3, 9, strides=scale, padding="same", kernel_initializer=convolution.initializer(), name="deconv"
+        colours, 9, strides=scale, padding="same", kernel_initializer=convolution.initializer(), name="deconv"
     )(x)  # (N, 3H, 3W, 3)
     if name == "fsrcnn-anchor":
         anchor = DepthToSpace(scale, name="anchor_shuffle")(Anchor(scale, name="anchor")(lr))
@@ -249,10 +262,10 @@ def start_as_identity(model: keras.Model, noise: float) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2DTranspose):
             kernel = layer.kernel.numpy() * noise  # (9, 9, 3, C_in)
-            scale = layer.strides[0]
+            scale, colours = layer.strides[0], kernel.shape[2]
             first = (kernel.shape[0] - scale) // 2
             if not adds_image:
-                kernel[first : first + scale, first : first + scale, :, :3] += np.eye(3, dtype=np.float32)
+                kernel[first : first + scale, first : first + scale, :, :colours] += np.eye(colours, dtype=np.float32)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel = layer.kernel.numpy() * noise  # (k, k, C_in, C_out)
             middle, (c_in, c_out) = kernel.shape[0] // 2, kernel.shape[2:]

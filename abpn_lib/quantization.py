@@ -217,7 +217,7 @@ def fake_quantize(
         config = _Config(output_quantizer(layer.name), per_channel=per_channel)
         return tfmot.quantization.keras.QuantizeWrapperV2(copy, config, name_prefix="quant_")
 
-    lr = keras.Input((None, None, 3), name="lr")
+    lr = keras.Input(model.input_shape[1:], name="lr")
     # Replayed layer by layer: clone_model never returns when it is given an input tensor of its own.
     tensors = {id(model.input): _InputQuantizer(top, name="quantize_input")(lr)}
     for layer in model.layers[1:]:
@@ -372,7 +372,7 @@ def export_int8(
     networks.rescale(copy, 255.0)
     integer = fake_quantize(copy, ranges, top=255.0, per_channel=per_channel, clip=clip)
     # Weight ranges are those of the last batch seen in training: show it one, so that they are the weights' own.
-    integer(np.zeros((1, 16, 16, 3), np.float32), training=True)
+    integer(np.zeros((1, 16, 16, model.input_shape[-1]), np.float32), training=True)
     converter = _converter(integer, form)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = getattr(tf, form.dtype)
@@ -382,7 +382,7 @@ def export_int8(
 
 
 def _converter(model: keras.Model, form: Export) -> tf.lite.TFLiteConverter:
-    signature = tf.TensorSpec((1, form.height, form.width, 3), tf.float32, name="lr")
+    signature = tf.TensorSpec((1, form.height, form.width, model.input_shape[-1]), tf.float32, name="lr")
     function = tf.function(lambda lr: model(lr, training=False), input_signature=[signature])
     return tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
 

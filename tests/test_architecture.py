@@ -19,7 +19,7 @@ FLOORS = (
     ("files",),
     ("degradation", "metrics", "models", "paper", "results"),
     ("datasets",),
-    ("networks", "optimizers", "runtime"),
+    ("graphs", "networks", "optimizers", "runtime"),
     ("training",),
     ("quantization", "throughput"),
     ("crops", "evaluation", "latency"),

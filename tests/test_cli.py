@@ -44,7 +44,9 @@ def photo(tmp_path: Path) -> Path:
 def test_help_names_every_command_and_works_without_tensorflow() -> None:
     top = abpn("--help")
     assert top.returncode == 0
-    for command in ("models", "upscale", "train", "quantize", "evaluate", "latency", "throughput", "claims", "data"):
+    for command in (
+        "models", "upscale", "export", "train", "quantize", "evaluate", "latency", "throughput", "claims", "data",
+    ):
         assert command in top.stdout
         assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").stdout
 
@@ -70,6 +72,8 @@ def test_upscale_a_file_and_a_folder(tmp_path: Path, photo: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "large.png").read_bytes()
+    assert done.stdout.startswith("2 images in ")
+    assert "a second" in done.stdout
 
 
 def test_upscale_refuses_bad_input(tmp_path: Path, photo: Path) -> None:
@@ -125,6 +129,29 @@ def test_latency_times_models_and_refuses_bad_input() -> None:
     refused("latency", MODEL, "--size", "huge", mentions="huge")
     refused("latency", "nonsense", mentions="nonsense")
     refused("latency", "--rounds", "0", mentions="--rounds")
+
+
+def test_latency_compares_with_the_first() -> None:
+    done = abpn("latency", "abpn-int8-ptq", "fsrcnn-int8-ptq", "--size", "48x32", "--rounds", "7")
+    assert done.returncode == 0, done.stderr
+    assert "fsrcnn-int8-ptq takes " in done.stdout
+    assert " times as long as abpn-int8-ptq" in done.stdout
+
+
+def test_export_writes_what_a_device_wants(tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    out = tmp_path / "phone.tflite"
+    done = abpn("export", MODEL, "--size", "48x32", "--io", "int8", "--batch", "2", "-o", out)
+    assert done.returncode == 0, done.stderr
+    (image,) = Interpreter(model_path=str(out)).get_input_details()
+    assert (image["shape_signature"].tolist(), image["dtype"]) == ([2, 32, 48, 3], np.int8)
+    other = tmp_path / "other.tflite"
+    refused("export", "nonsense", "-o", other, mentions="nonsense")
+    refused("export", "abpn-fp32", "--io", "int8", "-o", other, mentions="uint8")
+    refused("export", MODEL, "--batch", "2", "-o", other, mentions="--size")
+    refused("export", MODEL, "--size", "0x9", "-o", other, mentions="0x9")
+    assert not other.exists()
 
 
 def test_claims_lists_every_claim() -> None:

@@ -237,3 +237,60 @@ def test_bad_arguments_are_refused(call: Callable[[], object], message: str) -> 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if "fsrcnn" not in name])
 def test_the_plain_chain_can_be_as_short_as_one_convolution(name: str) -> None:
     assert networks.build(name, 2, channels=3, pairs=0)(lr_batch()).shape == (2, 14, 18, 3)
+
+
+@pytest.fixture
+def silenced() -> tuple[keras.Model, np.ndarray]:
+    """An ABPN two of whose channels can never fire, and an image."""
+    model = networks.build("abpn")
+    networks.start_as_identity(model, 0.3)
+    for name, channel in (("sfe", 4), ("dfe2", 9)):
+        bias = model.get_layer(name).bias
+        bias.assign(tf.tensor_scatter_nd_update(bias, [[channel]], [-1e3]))
+    return model, np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+
+
+def test_reach_finds_the_dead_channels(silenced):
+    model, image = silenced
+    dead = [np.flatnonzero(values == 0).tolist() for values in networks.reach(model, [image])]
+    assert 4 in dead[0]
+    assert 9 in dead[2]
+    output = keras.Model(model.input, model.get_layer("sfe").output)(image[None] / np.float32(255)).numpy()
+    np.testing.assert_array_equal(networks.reach(model, [image])[0], output.max((0, 1, 2)))
+
+
+def test_revived_channels_fire_and_the_output_stays_near(silenced):
+    model, image = silenced
+    before, weights = model(image[None] / np.float32(255)).numpy(), model.get_weights()
+    counts = networks.revive(model, [image])
+    assert counts[0] >= 1
+    assert counts[2] >= 1
+    reach = networks.reach(model, [image])
+    assert reach[0][4] > 0
+    assert reach[2][9] > 0
+    # What was alive keeps its weights; in the next layer only what read the dead channel is new.
+    alive = [n for n in range(28) if n != 4]
+    if counts[0] == 1:
+        np.testing.assert_array_equal(model.get_weights()[0][..., alive], weights[0][..., alive])
+        np.testing.assert_array_equal(model.get_weights()[2][:, :, alive], weights[2][:, :, alive])
+    assert np.abs(model(image[None] / np.float32(255)).numpy() - before).mean() < 0.05
+    with pytest.raises(ValueError, match="fsrl"):
+        networks.revive(networks.build("fsrl"), [image])
+
+
+@pytest.mark.parametrize("name", networks.READINGS)
+def test_readings_of_fsrcnn_enlarge_too(name):
+    model = networks.build(name, 2)
+    networks.start_as_identity(model, 0.0)
+    colours = model.input_shape[-1]
+    image = np.random.default_rng(1).uniform(size=(1, 7, 8, colours)).astype(np.float32)
+    # With identity kernels, every network repeats the pixels.
+    np.testing.assert_allclose(model(image).numpy(), image.repeat(2, 1).repeat(2, 2), atol=1e-6)
+
+
+def test_a_shuffle_can_do_what_the_deconvolution_does():
+    kernels = [
+        networks.build(name).get_layer(layer).kernel.shape.num_elements()
+        for name, layer in (("fsrcnn", "deconv"), ("fsrcnn-subpixel", "transition"))
+    ]
+    assert kernels[0] == kernels[1]

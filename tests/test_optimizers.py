@@ -78,5 +78,18 @@ def test_its_whole_state_is_in_its_variables() -> None:
 
 
 def test_it_can_be_written_down_and_made_again() -> None:
-    again = Soap.from_config(Soap(0.01, every=7, use_ema=True).get_config())
+    again = Soap.from_config(Soap(0.01, every=7, bias_rate=0.1, use_ema=True).get_config())
     assert (float(again.learning_rate), again.every, again.use_ema) == (pytest.approx(0.01), 7, True)
+    assert again.bias_rate == 0.1
+
+
+def test_biases_can_be_slower_than_kernels() -> None:
+    moves = []
+    for bias_rate in (1.0, 0.1):
+        kernel, bias = tf.Variable(tf.ones((1, 1, 2, 2))), tf.Variable(tf.ones(2))
+        optimizer = Soap(0.01, bias_rate=bias_rate)
+        optimizer.apply_gradients([(tf.reshape(tf.range(4.0), (1, 1, 2, 2)), kernel), (tf.ones(2), bias)])
+        moves.append((kernel.numpy(), 1 - bias.numpy()))
+    (kernel, bias), (same, slower) = moves
+    np.testing.assert_array_equal(same, kernel)
+    np.testing.assert_allclose(slower, 0.1 * bias, rtol=1e-4)

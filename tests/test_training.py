@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from abpn_lib import networks, training
+from abpn_lib import networks, results, training
 from abpn_lib.degradation import bicubic_down
 
 
@@ -65,6 +65,7 @@ def test_rate_halves_where_the_recipe_says() -> None:
         ("table2", {"network": "resnet"}, "resnet"),
         ("table2", {"steps": 0}, "steps"),
         ("table2", {"seed": -1}, "seed"),
+        ("table2", {"rate": 0.0}, "rate"),
     ],
 )
 def test_bad_recipes_are_named(name: str, changes: dict, word: str) -> None:
@@ -218,3 +219,40 @@ def test_a_few_steps_of_the_papers_recipe(tmp_path: Path) -> None:
     assert (finished.recipe.patch, finished.recipe.optimizer, finished.recipe.start) == (64, "adam", "he")
     assert [row["step"] for row in training.read_log(tmp_path)] == [3]
     training.load_weights(networks.build("abpn"), tmp_path / "weights.npz")
+
+
+def test_a_run_goes_on_from_another_and_says_so(tmp_path: Path, cat: np.ndarray) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    tiny = ["--data", "embedded", "--steps", "4", "--batch", "2", "--patch", "16", "--quiet", "--no-validation"]
+    command = [sys.executable, "-m", "abpn_lib.cli", "train", *tiny]
+    subprocess.run([*command, "--out", str(first)], check=True, capture_output=True)
+    after = ["--recipe", "longer", "--after", str(first), "--out", str(second)]
+    subprocess.run([*command, *after], check=True, capture_output=True)
+    finished = training.read_run(second)
+    assert (finished.recipe.start, finished.recipe.copies, finished.recipe.bias_rate) == ("run", (70, 50), 0.1)
+    assert finished.provenance["started_from"]["recipe"]["network"] == "abpn"
+    assert len(finished.provenance["started_from"]["weights_sha256"]) == 64
+    start = training.build_after(first, finished.recipe, [bicubic_down(cat, 3)])
+    np.testing.assert_array_equal(start.get_layer("transition").get_weights()[1], _weights(first)["transition/bias:0"])
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "weights.npz") as saved:
+        return dict(saved)
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, cat: np.ndarray) -> None:
+    with pytest.raises(training.TrainingError, match="--after"):
+        training.build_start(training.recipe("longer"))
+    with pytest.raises(training.TrainingError, match="no finished run"):
+        training.build_after(tmp_path, training.recipe("longer"), [cat])
+    training.train(TINY, [cat], tmp_path, progress=False)
+    training.write_provenance(tmp_path, TINY, results.Context("c", "d", {}, "e", "f"), 1)
+    with pytest.raises(training.TrainingError, match="network abpn, the recipe fsrl"):
+        training.build_after(tmp_path, training.recipe("longer", network="fsrl"), [cat])
+
+
+def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
+    sizes = [image.shape for image in training.with_copies([cat], (70, 50), 3)]
+    assert sizes == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]
+    np.testing.assert_array_equal(next(training.with_copies([cat], (70,), 3)), cat)

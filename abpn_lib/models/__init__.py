@@ -47,7 +47,7 @@ def catalogue() -> list[Model]:
     ModelError
         If a model's provenance is missing or cannot be read.
     """
-    return [_read(path) for path in sorted(_FOLDER.glob("*.tflite"))]
+    return [_read(path) for path in sorted(_FOLDER.glob("*.tflite"), key=lambda path: path.stem)]
 
 
 def find(name_or_path: str) -> Path:
