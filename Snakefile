@@ -116,7 +116,9 @@ RUNS |= {
     f"{network}-seed{seed}": ("table2", f"--network {network} --seed {seed}", None)
     for network in ("abpn", "fsrl") for seed in (1, 2)
 }
-RUNS["abpn-long"] = ("long", "", "qat-long")
+# The default model in two runs: the second goes on from the first, its dead channels revived.
+RUNS["abpn-long"] = ("longer", "--after runs/abpn-first", "qat-long")
+FIRST = {"abpn-long": "abpn-first"}
 VARIANTS = {"reference": "abpn", "leaky": "abpn-leaky", "batchnorm": "abpn-batchnorm", "text": "abpn-text"}
 
 
@@ -153,7 +155,7 @@ MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in QAT_RATES]
 
 
 rule train:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS])
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS, *FIRST.values()])
 
 
 rule quantize:
@@ -170,6 +172,7 @@ rule evaluate:
 
 # A run that was killed goes on from its last checkpoint: only the finished weights are named as output.
 rule train_run:
+    input: lambda wildcards: [f"runs/{FIRST[wildcards.run]}/weights.npz"] if wildcards.run in FIRST else []
     output: "runs/{run}/weights.npz"
     wildcard_constraints:
         run="|".join(RUNS),
@@ -177,6 +180,11 @@ rule train_run:
         recipe=lambda wildcards: RUNS[wildcards.run][0],
         changes=lambda wildcards: RUNS[wildcards.run][1],
     shell: "{ABPN} train --recipe {params.recipe} {params.changes} --out runs/{wildcards.run}"
+
+
+rule train_first:
+    output: "runs/abpn-first/weights.npz"
+    shell: "{ABPN} train --recipe long --out runs/abpn-first"
 
 
 rule train_ablation:
@@ -259,8 +267,8 @@ rule evaluate_images:
 
 
 rule curves:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS]), MODELS
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS, *FIRST.values()]), MODELS
     output: "runs/records/curves.json"
     params:
-        runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_RATES)] + ["runs/abpn-long"],
+        runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_RATES)] + ["runs/abpn", "runs/abpn-first", "runs/abpn-long"],
     shell: "{ABPN} curves {params.runs} --out {output}"

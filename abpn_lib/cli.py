@@ -439,11 +439,14 @@ def _curves(options: argparse.Namespace) -> None:
     _prepare_tensorflow(1)
     from abpn_lib import training
 
+    images = datasets.spaced_lr_images("embedded", 8, 3)
     records = [record for folder in options.runs for record in training.records_of_run(folder)]
+    records += [record for folder in options.runs for record in training.dead_channels(folder, images)]
     _give(records, options)
     if not options.json:
         for record in records:
-            print(f"{record.subject:32} step {record.conditions['step']:>7} {record.value:8.3f} dB")
+            unit = record.unit or "dead channels"
+            print(f"{record.subject:32} step {record.conditions['step']:>7} {record.value:8.3f} {unit}")
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "batch_at",
     "build_after",
     "build_start",
+    "dead_channels",
     "load_weights",
     "pixel_psnr",
     "read_log",
@@ -592,8 +593,8 @@ def records_of_run(folder: Path) -> list[results.Record]:
     TrainingError
         If the folder holds no finished run.
     """
-    made = read_run(folder).provenance
-    context = results.Context(**{key: made[key] for key in ("command", "device", "versions", "commit", "date")})
+    run = read_run(folder)
+    made, context = run.provenance, _context_of(run)
     recipe = {key: str(made["recipe"][key]) for key in ("network", "optimizer", "start", "rate", "seed")}
     return [
         context.record(
@@ -602,6 +603,33 @@ def records_of_run(folder: Path) -> list[results.Record]:
         )
         for row in made["log"] if "val_psnr" in row
     ]
+
+
+def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[results.Record]:
+    """How many hidden channels of a finished run's network are silent on all LR (H, W, 3) uint8 images: one record.
+
+    None for networks where a channel's silence cannot be told from its convolution's output, and for QAT.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds no finished run.
+    """
+    run = read_run(folder)
+    with np.load(folder / "weights.npz") as saved:
+        quantised = "sfe/kernel:0" not in saved
+    if quantised or run.recipe.network not in ("abpn", "baseline", "nearest", "bilinear"):
+        return []
+    model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
+    load_weights(model, folder / "weights.npz")
+    silent = [int((values <= 0).sum()) for values in networks.reach(model, lr_images)]
+    by_layer = {"layers": " ".join(map(str, silent)), "step": str(run.recipe.steps)}
+    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", conditions=by_layer)]
+
+
+def _context_of(run: Run) -> results.Context:
+    made = run.provenance
+    return results.Context(**{key: made[key] for key in ("command", "device", "versions", "commit", "date")})
 
 
 def read_log(folder: Path) -> Iterator[dict[str, float]]:

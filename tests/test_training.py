@@ -256,3 +256,17 @@ def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
     sizes = [image.shape for image in training.with_copies([cat], (70, 50), 3)]
     assert sizes == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]
     np.testing.assert_array_equal(next(training.with_copies([cat], (70,), 3)), cat)
+
+
+def test_dead_channels_of_a_run_are_counted(tmp_path: Path, cat: np.ndarray) -> None:
+    training.train(TINY, [cat], tmp_path, progress=False)
+    training.write_provenance(tmp_path, TINY, results.Context("c", "d", {}, "e", "f"), 1)
+    model = networks.build("abpn")
+    training.load_weights(model, tmp_path / "weights.npz")
+    lr = bicubic_down(cat, 3)
+    (before,) = training.dead_channels(tmp_path, [lr])
+    model.get_layer("dfe3").bias.assign(np.full(28, -1e3, np.float32))
+    training.save_weights(model, tmp_path / "weights.npz")
+    (after,) = training.dead_channels(tmp_path, [lr])
+    assert after.conditions["layers"].split()[3] == "28"
+    assert after.value > before.value
