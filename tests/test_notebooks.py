@@ -47,7 +47,7 @@ def calls(path: Path, names: set[str]) -> list[ast.Call]:
 
 
 def test_there_is_one_notebook_per_table_and_figure() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 10)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 11)]
 
 
 @each_notebook
