@@ -28,8 +28,8 @@ from abpn_lib.models import ModelError, weights
 from abpn_lib.results import Context, Record
 
 __all__ = [
-    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_meta_nodes", "conditions", "invoker", "measure",
-    "networks_for_latency", "operators", "paired_ratio", "timing_records", "within_noise",
+    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_meta_nodes", "conditions", "fixed_copy", "invoker",
+    "measure", "networks_for_latency", "operators", "paired_ratio", "timing_records", "within_noise",
 ]
 
 Kernels = Literal["xnnpack", "builtin"]
@@ -159,6 +159,31 @@ def operators(
         As `invoker`.
     """
     return _placed(_interpreter(model, height, width, 1, kernels)._get_ops_details())
+
+
+def fixed_copy(model: Path, height: int | None = None, width: int | None = None) -> bytes:
+    """A .tflite that takes images of any size, made for one LR size; one of that size comes back as it is.
+
+    Only the sizes that the file states for its inputs and outputs are overwritten; LiteRT derives all others from
+    them. Delegates of a GPU or an NPU take no graph whose sizes are open.
+
+    Raises
+    ------
+    LatencyError
+        As `invoker`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    interpreter = _interpreter(model, height, width, 1, "xnnpack")
+    content = bytearray(model.read_bytes())
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    for detail in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+        tensor = graph.Tensors(detail["index"])
+        # These are views of `content`; a field that the file leaves out has no view, only a number.
+        for sizes in (tensor.ShapeAsNumpy(), tensor.ShapeSignatureAsNumpy()):
+            if isinstance(sizes, np.ndarray):
+                sizes[:] = detail["shape"]
+    return bytes(content)
 
 
 def build_meta_nodes(folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3) -> dict[str, Path]:
