@@ -8,7 +8,7 @@ temperature. The temperature before and after every run stands in its record. A 
 that takes no part of it, gives no record: the time would be the CPU's.
 
 Sources: the report's form is that of ``tensorflow/lite/tools/benchmark`` (`benchmark_model.cc` and
-`benchmark_tflite_model.cc`) and ``stats_calculator.h``, from 2019 on; the percentiles came in 2024.
+`benchmark_tflite_model.cc`) and ``stats_calculator.h``, from 2018 on. TensorFlow 2.20 adds percentiles to it.
 """
 
 from __future__ import annotations
@@ -282,7 +282,9 @@ def _push(serial: str, source: Path, target: str, name: str) -> None:
         reason = _reason(done)
         if "no space left" in reason.lower():
             raise _full(serial, name)
-        if _adb("-s", serial, "get-state").stdout.strip() != "device":
+        there = _adb("-s", serial, "get-state").stdout.strip() == "device"
+        # It may be there again already.
+        if not there or re.search(r"feature set|device offline|' not found|no devices", reason):
             raise _gone(serial, doing, done)
         raise AndroidError(f"{name} could not be pushed to {serial} ({reason})")
     # Not every adb notices that a disk is full.
@@ -444,7 +446,7 @@ _NOT_WHY = ("Benchmarking failed", "Restored original execution plan")
 def _why(status: int, output: str) -> str:
     """The first line of a report that says what went wrong."""
     lines = [_PREFIX.sub("", line.strip()) for line in output.splitlines()]
-    errors = [_PREFIX.sub("", line.strip()) for line in output.splitlines() if "ERROR" in line]
+    errors = [_PREFIX.sub("", line.strip()) for line in output.splitlines() if re.search("ERROR|FATAL", line)]
     others = [line for line in lines if re.search(r"(?i)\bfailed\b|unsupported|not be executed|fault|killed", line)]
     told = next((line for line in (*errors, *others) if line and not line.startswith(_NOT_WHY)), "")
     ended = f"it ended with status {status}" if status else "it reports no time"
@@ -453,10 +455,11 @@ def _why(status: int, output: str) -> str:
 
 # The report
 
-_PREFIX = re.compile(r"^(?:[A-Z]/?\s*tflite\s*:\s*)?(?:(?:VERBOSE|INFO|WARNING|ERROR):\s*)?")
+_PREFIX = re.compile(r"^(?:[A-Z]/?\s*tflite\s*:\s*)?(?:(?:VERBOSE|INFO|WARN|WARNING|ERROR|FATAL):\s*)?")
 _NUMBER = r"([\d.]+(?:e[+-]?\d+)?)"
 _APPLIED = re.compile(
-    r"(?:Explicitly a|A)pplied (\w+) delegate(?:, and the model graph will be (\w+) executed|(?=\.?\s*$))"
+    r"(?:Explicitly a|A)pplied (\w+) delegate(?:, and the model graph will be (\w+) executed|\.?\s*$)",
+    re.MULTILINE,
 )
 _WHOLLY = {"completely": "wholly", "fully": "wholly", "partially": "partly"}
 
