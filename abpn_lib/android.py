@@ -184,10 +184,17 @@ def _described(serial: str) -> Phone:
     def known(*names: str) -> str:
         return next((properties[name].strip() for name in names if properties.get(name, "").strip()), "unknown")
 
-    maker, model = known("ro.product.manufacturer"), known("ro.product.model")
+    maker, model, release = (
+        known(f"ro.{name}") for name in ("product.manufacturer", "product.model", "build.version.release")
+    )
+    if "unknown" in (model, release):
+        # A time that names no device is worth nothing.
+        raise AndroidError(
+            f"{serial} does not say what it is (ro.product.model, ro.build.version.release): name an Android phone"
+        )
     named = model if maker == "unknown" or model.lower().startswith(maker.lower()) else f"{maker} {model}"
     return Phone(
-        serial, named, known("ro.soc.model", "ro.board.platform", "ro.hardware"), known("ro.build.version.release"),
+        serial, named, known("ro.soc.model", "ro.board.platform", "ro.hardware"), release,
         known("ro.product.cpu.abi"), _cores(_ask(serial, "cat /sys/devices/system/cpu/present")),
         _ask(serial, "cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown", _kind(properties),
     )
@@ -246,8 +253,8 @@ _END = "abpn-exit="
 def _shell(serial: str, command: str, doing: str, *, seconds: float = _SECONDS["ask"]) -> tuple[int, str]:
     """Run a command on the phone; return its exit status and its output.
 
-    The status is printed behind the output, since adb passes none on from phones before Android 7, and since the
-    mark is missing where the phone left before the command was done.
+    The status is printed behind the output: adb passes none on from phones before Android 7, and where a phone leaves
+    in the middle of a command, adb ends with status 0 and says nothing. Then the mark is missing.
     """
     done = _adb("-s", serial, "shell", f"{command}; echo {_END}$?", seconds=seconds)
     output, mark, status = done.stdout.rpartition(_END)
@@ -284,7 +291,7 @@ def _push(serial: str, source: Path, target: str, name: str) -> None:
             raise _full(serial, name)
         there = _adb("-s", serial, "get-state").stdout.strip() == "device"
         # It may be there again already.
-        if not there or re.search(r"feature set|device offline|' not found|no devices", reason):
+        if not there or re.search(r"feature set|from device|offline|' not found|no devices", reason):
             raise _gone(serial, doing, done)
         raise AndroidError(f"{name} could not be pushed to {serial} ({reason})")
     # Not every adb notices that a disk is full.

@@ -96,6 +96,8 @@ if words[0] == "push":
     size = os.path.getsize(source)
     done = f"{source}: %s 0 skipped. 81.3 MB/s ({size} bytes in 0.006s)\n"
     failed = f"adb: error: failed to copy '{source}' to '{target}': remote "
+    if wrong and plan.get("breaks"):
+        end(1, failed.replace("remote ", "couldn't read from device\n") + done % "0 files pushed,")
     if wrong:
         end(1, "adb: error: failed to get feature set: " + wrong)
     if size > plan.get("space", size):
@@ -117,7 +119,7 @@ if words == ["get-state"]:
 assert words[0] == "shell" and len(words) == 2, words
 out, err, status = run(there(words[1]))
 if breaking:
-    end(255, out[:len(out) // 2])
+    end(0, out[:len(out) // 2])  # so the real one ends: status 0, and no word
 if not plan.get("v2", True):
     # Before Android 7: one stream, a terminal's ends of lines, no exit status.
     end(0, (out + err).replace("\n", "\r\n"))
@@ -458,8 +460,15 @@ def test_what_a_phone_says_of_itself_is_in_its_records(fake: Fake, small: dict[s
     ({}, "unknown"),
 ])
 def test_the_soc_has_several_names(fake: Fake, properties: dict[str, str], soc: str) -> None:
-    fake.properties(**{"ro.product.model": "fake adb of the tests", **properties})
+    fake.properties(**{"ro.product.model": "fake adb of the tests", "ro.build.version.release": "6.0.1", **properties})
     assert android.find().soc == soc
+
+
+@pytest.mark.parametrize("properties", [{}, {"ro.product.model": "Pixel 7"}, {"ro.build.version.release": "14"}])
+def test_what_does_not_say_what_it_is_is_refused(fake: Fake, properties: dict[str, str]) -> None:
+    fake.properties(**properties)
+    with pytest.raises(android.AndroidError, match="FA1 does not say what it is"):
+        android.find()
 
 
 def test_a_phone_may_keep_things_to_itself(fake: Fake, small: dict[str, bytes]) -> None:
@@ -869,7 +878,7 @@ def test_no_shipped_record_comes_from_anything_but_a_device() -> None:
 def test_what_is_no_phone_is_marked_in_its_records(
     fake: Fake, small: dict[str, bytes], properties: dict[str, str], kind: str
 ) -> None:
-    fake.properties(**properties)
+    fake.properties(**properties, **{"ro.build.version.release": "14"})
     phone = android.find()
     assert phone.kind == kind
     assert ("NOT A PHONE" in phone.name) == (kind != "android")
