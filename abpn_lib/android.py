@@ -151,7 +151,7 @@ def find(serial: str | None = None) -> Phone:
         raise AndroidError(f"adb finds no phone of the serial number {serial!r}; there are {listed}")
     state, remedy = states[serial]
     if state != "device":
-        raise AndroidError(f"{serial} is {state}: {remedy}")
+        raise AndroidError(f'{serial} has the state "{state}": {remedy}')
     return _described(serial)
 
 

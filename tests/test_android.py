@@ -18,9 +18,11 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,11 @@ if delegate == "nnapi":
     info(f"NNAPI accelerators available: [{plan.get('accelerators', 'qti-default,qti-dsp,nnapi-reference')}]")
 info(f"Loaded model {flags['graph']}")
 print("INFO: Initialized TensorFlow Lite runtime.", flush=True)
+if "sleeps" in plan:
+    with open(plan["sleeps"], "w") as file:
+        file.write(str(os.getpid()))
+    import time
+    time.sleep(60)
 if takes == "crash":
     os.kill(os.getpid(), 11)
 if takes == "refuses":
@@ -554,12 +561,12 @@ def test_kernels_are_those_that_ran(fake: Fake, small: dict[str, bytes]) -> None
 @pytest.mark.parametrize(("plan", "serial", "told"), [
     ({"devices": {}}, None, "adb finds no phone: plug one in"),
     ({}, "FA9", "no phone of the serial number 'FA9'; there are FA1 (device)"),
-    ({"devices": {"FA1": "unauthorized usb:1-2 transport_id:1"}}, None, "FA1 is unauthorized: accept the prompt"),
-    ({"devices": {"FA1": "authorizing transport_id:1"}}, None, "FA1 is authorizing: accept the prompt"),
-    ({"devices": {"FA1": "offline transport_id:1"}}, None, "FA1 is offline: unplug it"),
+    ({"devices": {"FA1": "unauthorized usb:1-2"}}, None, 'FA1 has the state "unauthorized": accept the prompt'),
+    ({"devices": {"FA1": "authorizing transport_id:1"}}, None, 'FA1 has the state "authorizing": accept the prompt'),
+    ({"devices": {"FA1": "offline transport_id:1"}}, None, 'FA1 has the state "offline": unplug it'),
     ({"devices": {"FA1": "no permissions (missing udev rules? user is in the plugdev group); see [http://x] usb:1-1"}},
-     None, "FA1 is no permissions: give your user the right"),
-    ({"devices": {"FA1": "recovery usb:1-2 transport_id:1"}}, "FA1", "FA1 is recovery: start Android"),
+     None, 'FA1 has the state "no permissions": give your user the right'),
+    ({"devices": {"FA1": "recovery usb:1-2 transport_id:1"}}, "FA1", 'FA1 has the state "recovery": start Android'),
     ({"server": "error: cannot connect to daemon"}, None, "adb cannot list phones (error: cannot connect to daemon)"),
 ])
 def test_a_phone_that_cannot_be_used_is_named(fake: Fake, plan: dict[str, Any], serial: str | None, told: str) -> None:
@@ -698,6 +705,42 @@ def test_whoever_stops_early_leaves_nothing_behind(fake: Fake, small: dict[str, 
         next(runs)
         assert len(fake.left_behind) == 1
     assert fake.left_behind == []
+
+
+def test_an_interrupted_command_stops_the_tool_and_tidies_up(fake: Fake, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    fake.tool_plan(sleeps=str(started))
+    words = ["latency", MODEL, "--size", "48x32", "--device", "android", "--benchmark-model", str(fake.tool)]
+    with subprocess.Popen([sys.executable, "-m", "abpn_lib.cli", *words], stderr=subprocess.PIPE, text=True) as command:
+        for _ in range(600):
+            if started.exists() and started.read_text():
+                break
+            time.sleep(0.1)
+        running = int(started.read_text())
+        assert Path(f"/proc/{running}").exists() or sys.platform != "linux"
+        command.send_signal(signal.SIGINT)
+        _, told = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert told.strip().endswith("abpn: interrupted")
+    assert fake.left_behind == []
+    if shutil.which("pkill"):
+        assert _ends(running)
+    else:
+        os.kill(running, signal.SIGKILL)
+
+
+def _ends(process: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        # An orphan that nobody waits for stays as a zombie in a container without an init.
+        with contextlib.suppress(OSError):
+            if ") Z " in Path(f"/proc/{process}/stat").read_text():
+                return True
+        time.sleep(0.1)
+    return False
 
 
 # The tool's own origin
