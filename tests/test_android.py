@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -930,3 +931,6 @@ def test_what_is_no_phone_is_marked_in_its_records(
     record = android.record(run, phone, context, size="48x32", tool_sha256="")
     assert record.conditions["device-kind"] == kind
     assert android.not_a_phone(record) == (kind != "android")
+    # Either mark is enough.
+    assert android.not_a_phone(replace(record, device="")) == (kind != "android")
+    assert android.not_a_phone(replace(record, conditions={})) == (kind != "android")
