@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from abpn_lib import datasets, models, results
+from abpn_lib.files import sha256
 
 __all__ = ["main", "parser"]
 
@@ -140,6 +141,10 @@ def _model_path(name_or_path: str) -> Path:
 
 def _runtime_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=_positive, default=1, help="threads of the interpreter")
+    _kernels_option(command)
+
+
+def _kernels_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
 
 
@@ -482,7 +487,6 @@ def _add_evaluate(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from abpn_lib import evaluation, metrics, runtime
-    from abpn_lib.files import sha256
 
     protocol = {"authors": metrics.AUTHORS, "field": metrics.FIELD}[options.protocol]
     if options.subject and len(options.model) > 1:
@@ -556,19 +560,37 @@ def _add_latency(commands: Any) -> None:
         commands,
         "latency",
         _latency,
-        "time models, or Table 1's meta-nodes, on this machine",
+        "time models, or Table 1's meta-nodes, on this machine or on a phone",
         "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2",
     )
-    command.add_argument("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones)")
+    command.add_argument(
+        "models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)"
+    )
     command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
     command.add_argument(
         "--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)"
     )
     command.add_argument("--channels", type=_positive, default=3, help="of the meta-nodes' tensors")
-    command.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds")
+    command.add_argument("--rounds", type=_positive, default=None, help="interleaved rounds (15; on a phone 50 runs)")
     command.add_argument("--json", action="store_true", help="print records as JSON")
     command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
-    _runtime_options(command)
+    command.add_argument(
+        "--threads", type=_positive, default=None,
+        help="threads of the interpreter (1; on a phone each of 1, 2, 4 and 8 that it has cores for)",
+    )
+    _kernels_option(command)
+    command.add_argument(
+        "--device", default=None, metavar="android[:SERIAL]",
+        help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once",
+    )
+    command.add_argument(
+        "--benchmark-model", type=Path, default=None, metavar="PATH",
+        help="TensorFlow's benchmark_model for the phone's processor",
+    )
+    command.add_argument(
+        "--benchmark-sha256", default=None, metavar="HASH",
+        help="its hash: without a path, TensorFlow's newest build is downloaded, and used if it has this hash",
+    )
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -581,30 +603,45 @@ def _size(text: str) -> tuple[int, int]:
 def _latency(options: argparse.Namespace) -> None:
     import tempfile
 
+    width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
+    if options.device is None and (options.benchmark_model or options.benchmark_sha256):
+        raise UsageError("--benchmark-model and --benchmark-sha256 are for a phone: name it with --device android")
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.device is None:
+            _latency_here(options, height, width, Path(scratch))
+        else:
+            _latency_android(options, height, width, Path(scratch))
+
+
+def _timed_files(
+    options: argparse.Namespace, height: int, width: int, folder: Path, default: Sequence[str]
+) -> dict[str, Path]:
     from abpn_lib import latency
 
-    width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
+    if options.nodes:
+        _prepare_tensorflow(1)
+        paths = latency.build_meta_nodes(folder, height=height, width=width, channels=options.channels)
+        return {f"node-{name}": path for name, path in paths.items()}
+    return {Path(name).stem: _model_path(name) for name in options.models or default}
+
+
+def _latency_here(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
+    from abpn_lib import latency
+
+    threads, rounds = options.threads or 1, options.rounds or 15
     sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
-    with tempfile.TemporaryDirectory() as scratch:
-        if options.nodes:
-            _prepare_tensorflow(1)
-            paths = latency.build_meta_nodes(Path(scratch), height=height, width=width, channels=options.channels)
-            files = {f"node-{name}": path for name, path in paths.items()}
-        else:
-            names = options.models or [model.name for model in models.catalogue()]
-            files = {Path(name).stem: _model_path(name) for name in names}
-        candidates = {
-            name: latency.invoker(path, *sides, threads=options.threads, kernels=options.kernels)
-            for name, path in files.items()
-        }
-        timings = latency.measure(candidates, rounds=options.rounds)
-    conditions = latency.conditions(height, width, threads=options.threads, kernels=options.kernels)
+    files = _timed_files(options, height, width, scratch, [model.name for model in models.catalogue()])
+    candidates = {
+        name: latency.invoker(path, *sides, threads=threads, kernels=options.kernels) for name, path in files.items()
+    }
+    timings = latency.measure(candidates, rounds=rounds)
+    conditions = latency.conditions(height, width, threads=threads, kernels=options.kernels)
     if options.nodes:
         conditions["channels"] = str(options.channels)
     records = latency.timing_records(timings, results.Context.here(options.command_line), conditions=conditions)
     _give(records, options)
     if not options.json:
-        print(f"{width}x{height}, {options.threads} thread(s), {options.kernels} kernels, {options.rounds} rounds")
+        print(f"{width}x{height}, {threads} thread(s), {options.kernels} kernels, {rounds} rounds")
         print(records[0].device)
         for name, timing in timings.items():
             interval = f"[{timing.low_ms:.2f}, {timing.high_ms:.2f}]"
@@ -622,6 +659,67 @@ def _print_ratios(timings: Mapping[str, Any]) -> None:
         cpu, *_ = latency.paired_ratio(timings[name], timings[first], clock="cpu")
         noise = ": inside the noise" if low <= 1 <= high else ""
         print(f"{name} takes {ratio:.2f} [{low:.2f}, {high:.2f}] times as long as {first} (CPU {cpu:.2f}){noise}")
+
+
+def _latency_android(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
+    from abpn_lib import android, latency
+
+    kind, _, serial = options.device.partition(":")
+    if kind != "android":
+        raise UsageError(f"--device {options.device!r} is not android or android:SERIAL")
+    if options.out and not options.out.parent.is_dir():
+        raise UsageError(f"{options.out}: its folder does not exist")
+    phone = android.find(serial or None)
+    tool = android.benchmark_model(options.benchmark_model, options.benchmark_sha256)
+    files = _timed_files(options, height, width, scratch, android.MODELS)
+    sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
+    contents = {name: latency.fixed_copy(path, *sides) for name, path in files.items()}
+    chosen = android.settings(phone, options.threads, options.kernels)
+    runs = android.measure(phone, tool, contents, chosen, rounds=options.rounds or 50)
+    # A record file is passed on, and the serial number is nobody else's business.
+    words = ["android" if word == options.device else word for word in shlex.split(options.command_line)]
+    _follow_android(options, phone, runs, {
+        "context": results.Context.here(shlex.join(words).replace(f"--device={options.device}", "--device=android")),
+        "size": f"{width}x{height}",
+        "tool_sha256": sha256(tool),
+        "conditions": {"channels": str(options.channels)} if options.nodes else {},
+    }, {name: sha256(path) for name, path in files.items()})
+
+
+def _follow_android(
+    options: argparse.Namespace, phone: Any, runs: Any, shared: dict[str, Any], digests: dict[str, str]
+) -> None:
+    """Write and print each run as it ends; where the phone fails, say where the results so far are."""
+    from contextlib import closing
+
+    from abpn_lib import android
+
+    records: list[results.Record] = []
+    if not options.json:
+        print(f"{shared['size']}\n{phone.name}", flush=True)
+    try:
+        with closing(runs):
+            for run in runs:
+                where = f"{run.subject:24} {run.setting.name:7}"
+                if run.report is None:
+                    print(f"abpn: {run.subject} does not run on {run.setting.name}: {run.refusal}", file=sys.stderr)
+                    continue
+                records.append(android.record(run, phone, model_sha256=digests[run.subject], **shared))
+                if options.out:
+                    results.save(options.out, records)
+                if not options.json:
+                    interval = f"[{run.report.low_ms:.2f}, {run.report.high_ms:.2f}]"
+                    told = ", ".join(f"{name} {part}" for name, part in run.report.taken.items() if part)
+                    print(f"{where} {run.report.value_ms:9.2f} ms  {interval}  {told}  {run.after}", flush=True)
+        if not records:
+            raise android.AndroidError(f"{phone.serial}: no model ran on it; the lines above say why")
+    except android.AndroidError as error:
+        kept = options.out or ("standard output" if options.json else "the lines above")
+        told = f"; the {len(records)} results so far are in {kept}" if records else ""
+        raise UsageError(f"{error}{told}") from error
+    finally:
+        if options.json and records:
+            print(json.dumps([asdict(record) for record in records], indent=1))
 
 
 def _add_throughput(commands: Any) -> None:

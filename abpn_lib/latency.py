@@ -30,8 +30,8 @@ from abpn_lib.results import Context, Record
 
 __all__ = [
     "META_NODES", "LatencyError", "Timing", "build_concat9", "build_depths", "build_meta_nodes", "build_peak",
-    "conditions", "handover", "invoker", "measure", "networks_for_latency", "operators", "paired_ratio", "split_up",
-    "subtract", "timing_records", "within_noise",
+    "conditions", "fixed_copy", "handover", "invoker", "measure", "networks_for_latency", "operators", "paired_ratio",
+    "split_up", "subtract", "timing_records", "within_noise",
 ]
 
 Kernels = Literal["xnnpack", "builtin"]
@@ -226,6 +226,23 @@ def operators(
         As `invoker`.
     """
     return _placed(_interpreter(model, height, width, 1, kernels)._get_ops_details())
+
+
+def fixed_copy(model: Path, height: int | None = None, width: int | None = None) -> bytes:
+    """A .tflite that takes images of any size, made for one LR size; one of that size comes back as it is.
+
+    Delegates of a GPU or an NPU take no graph whose sizes are open.
+
+    Raises
+    ------
+    LatencyError
+        As `invoker`.
+    """
+    (image, *_) = _interpreter(model, height, width, 1, "xnnpack").get_input_details()
+    content = model.read_bytes()
+    if height is None or width is None or -1 not in image["shape_signature"]:
+        return content
+    return graphs.fix_size(content, height, width)
 
 
 def split_up(model: Path, folder: Path, height: int, width: int) -> dict[str, Path]:
