@@ -23,6 +23,7 @@ FLOORS = (
     ("training",),
     ("quantization", "throughput"),
     ("crops", "evaluation", "latency"),
+    ("arm64",),
     ("browser", "claims", "diagrams", "figures"),
     ("book", "site"),
     ("cli",),
