@@ -54,12 +54,13 @@ static void fail(const char *what, int status) {
   } while (0)
 
 static void describe_cpu(void) {
-  unsigned long midr = 0;
-#ifdef __aarch64__
+  unsigned long midr = 0, features = 0, more = 0;
+#ifdef __aarch64__  // the tests build it for other processors too
   __asm__("mrs %0, midr_el1" : "=r"(midr));
+  features = getauxval(AT_HWCAP);
+  more = getauxval(AT_HWCAP2);
 #endif
-  printf("midr %08lx hwcap %lx hwcap2 %lx libc %s\n", midr, getauxval(AT_HWCAP), getauxval(AT_HWCAP2),
-         gnu_get_libc_version());
+  printf("midr %08lx hwcap %lx hwcap2 %lx libc %s\n", midr, features, more, gnu_get_libc_version());
 }
 
 static Handle compiled(const char *path, int mode, Handle *model) {
