@@ -44,7 +44,9 @@ def photo(tmp_path: Path) -> Path:
 def test_help_names_every_command_and_works_without_tensorflow() -> None:
     top = abpn("--help")
     assert top.returncode == 0
-    for command in ("models", "upscale", "train", "quantize", "evaluate", "latency", "throughput", "arm64", "claims", "data"):
+    for command in (
+        "models", "upscale", "train", "quantize", "evaluate", "latency", "throughput", "arm64", "claims", "data",
+    ):
         assert command in top.stdout
         assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").stdout
 
