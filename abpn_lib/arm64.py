@@ -218,7 +218,7 @@ class Findings:
             lines += [f"{machine.device}; LiteRT {machine.prefix.litert}"]
             for owner, model, found in self.compared:
                 if owner is machine:
-                    verdict = "same bits as" if found.same else f"up to {found.largest} levels from"
+                    verdict = "same bits as" if found.same else f"differs by up to {found.largest} from"
                     wrong = "" if found.sound else ": wrong, so not counted"
                     beside = f"{verdict} {found.reference} on {here}{wrong}"
                     lines.append(f"  {model.stem:20} {found.kernels:8} {_text(found.size):9} {found.image:10} {beside}")
