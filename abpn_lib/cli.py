@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_latency(commands)
     _add_throughput(commands)
+    _add_arm64(commands)
     _add_claims(commands)
     _add_data(commands)
     return top
@@ -760,6 +761,64 @@ def _throughput(options: argparse.Namespace) -> None:
             low, high = record.spread or (record.value, record.value)
             unit = "times" if record.quantity == "throughput-ratio" else record.unit
             print(f"{record.subject:30} {record.value:9.2f} {unit:5}  [{low:.2f}, {high:.2f}]")
+
+
+def _add_arm64(commands: Any) -> None:
+    command = _command(
+        commands,
+        "arm64",
+        _arm64,
+        "compare bits and count instructions on an emulated ARM64 core (qemu-user)",
+        "abpn arm64 --prefix prefix --prepare, then: abpn arm64 --prefix prefix",
+    )
+    command.add_argument("--prefix", type=Path, required=True, help="the folder of LiteRT for aarch64")
+    command.add_argument("--prepare", action="store_true", help="fill that folder (downloads 14 MB), and no more")
+    command.add_argument(
+        "--cpu", action="append", metavar="NAME", help="as qemu names it; again for more (cortex-a57, cortex-a76)"
+    )
+    command.add_argument(
+        "--model", action="append", metavar="NAME|PATH",
+        help="an INT8 model; again for more (abpn-int8-ptq, abpn-long-int8-ptq, fsrcnn-int8-ptq)",
+    )
+    command.add_argument(
+        "--size", action="append", metavar="WxH",
+        help="LR width x height to count at, the first also to compare at; again for more (64x64, 96x96, 128x96)",
+    )
+    command.add_argument(
+        "--kernels", action="append", choices=["xnnpack", "builtin"], help="LiteRT's kernel path; again for both (both)"
+    )
+    command.add_argument("--json", action="store_true", help="print records as JSON")
+    command.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+    command.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _arm64(options: argparse.Namespace) -> None:
+    from abpn_lib import arm64
+
+    if options.prepare:
+        prefix = arm64.prepare(options.prefix)
+        print(f"{options.prefix}: LiteRT {prefix.litert} for aarch64 is ready")
+        return
+    sizes = [_size(text)[::-1] for text in options.size] if options.size else list(arm64.SIZES)
+    if options.out and not options.out.parent.is_dir():
+        raise UsageError(f"{options.out}: its folder does not exist")
+    emulator = arm64.find_emulator()
+    prefix = arm64.open_prefix(options.prefix)
+    machines = [arm64.start(prefix, emulator, cpu) for cpu in _once(options.cpu or arm64.CPUS)]
+    paths = [_model_path(name) for name in _once(options.model or arm64.MODELS)]
+    context = results.Context.here(options.command_line)
+    kernels = _once(options.kernels or ["xnnpack", "builtin"])
+    findings = arm64.measure(machines, paths, kernels, _once(sizes), progress=not options.quiet)
+    _give(findings.records(context), options)
+    if not options.json:
+        print(*findings.lines(), sep="\n")
+    if findings.not_counted:
+        raise findings.not_counted
+
+
+def _once(items: Sequence[Any]) -> list[Any]:
+    """The items in their order, each one once."""
+    return list(dict.fromkeys(items))
 
 
 def _give(records: Sequence[results.Record], options: argparse.Namespace) -> None:

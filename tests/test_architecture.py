@@ -23,7 +23,7 @@ FLOORS = (
     ("training",),
     ("quantization", "throughput"),
     ("crops", "evaluation", "latency"),
-    ("android",),
+    ("android", "arm64"),
     ("browser", "claims", "diagrams", "figures"),
     ("book", "site"),
     ("cli",),

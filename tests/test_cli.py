@@ -45,7 +45,8 @@ def test_help_names_every_command_and_works_without_tensorflow() -> None:
     top = abpn("--help")
     assert top.returncode == 0
     for command in (
-        "models", "upscale", "export", "train", "quantize", "evaluate", "latency", "throughput", "claims", "data",
+        "models", "upscale", "export", "train", "quantize", "evaluate", "latency", "throughput", "arm64", "claims",
+        "data",
     ):
         assert command in top.stdout
         assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").stdout
