@@ -850,11 +850,13 @@ def _add_claims(commands: Any) -> None:
 
 
 def _claims(options: argparse.Namespace) -> None:
-    from abpn_lib import claims
+    from abpn_lib import android, claims
 
-    files = [*options.add, *options.records]
-    records = [*(record for path in files for record in results.load(path, "measured")), *results.recorded()]
-    ledger = claims.ledger(records)
+    added = {path: results.load(path, "measured") for path in (*options.add, *options.records)}
+    for path, rows in added.items():
+        if any(map(android.not_a_phone, rows)):
+            raise UsageError(f"{path} comes from an emulator or a stand-in, not from a phone: leave it out")
+    ledger = claims.ledger([*(record for rows in added.values() for record in rows), *results.recorded()])
     if options.json:
         print(claims.to_json(ledger))
         return

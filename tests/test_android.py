@@ -825,9 +825,18 @@ def test_the_command_measures_and_the_ledger_reads_it(
     used = ledger["T3.abpn.cpu"].records
     assert {record.device for record in used} == {records[0].device}
     assert {(r.conditions["kernels"], r.conditions["threads"]) for r in used} == {("xnnpack", "1")}
+    # The fake's own file judges nothing; the same rows under a phone's name do.
+    assert cli.main(["claims", "--json", "--add", str(out)]) == 2
+    assert "not from a phone" in capsys.readouterr().err
+    kind = {"device-kind": "android"}
+    renamed = [
+        replace(record, device="phone: of the test's making", conditions={**record.conditions, **kind})
+        for record in records
+    ]
+    results.save(out, renamed)
     assert cli.main(["claims", "--json", "--add", str(out)]) == 0
     printed_ledger = {entry["id"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert records[0].device in json.dumps(printed_ledger["T3.abpn.cpu"])
+    assert renamed[0].device in json.dumps(printed_ledger["T3.abpn.cpu"])
     assert fake.left_behind == []
 
 
