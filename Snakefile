@@ -206,7 +206,7 @@ for run, weights in WEIGHTS.items():
             network="--network nearest" if run == "nearest" else "",
             name=run,
             qat=f"--qat {qat_of(run)} --save-every 100" if qat_of(run) else "",
-            equalize="--equalize" if run == "abpn-long" else "",
+            equalize="--equalize --round" if run == "abpn-long" else "",
         shell:
             "{ABPN} quantize --run runs/{params.run} --out runs/models --name {params.name} {params.network} --per-tensor"
             " {params.equalize} {params.qat}"

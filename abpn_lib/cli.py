@@ -370,6 +370,9 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument(
         "--equalize", action="store_true", help="first give all channels of a layer one reach (chains of ReLUs alone)"
     )
+    command.add_argument(
+        "--round", action="store_true", help="PTQ per channel: round weights so that each makes good for the others"
+    )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
     command.add_argument("--batch", type=_positive, default=None, help="patches in a QAT batch (default: the recipe's)")
@@ -399,7 +402,8 @@ def _quantize(options: argparse.Namespace) -> None:
     if options.equalize:
         model = quantization.equalize(model, calibration)
     ranges = quantization.calibrate(model, calibration)
-    paths += [writer.ptq(model, ranges, options.calibrate, options.images)]
+    rounded = quantization.round_weights(model, calibration) if options.round else model
+    paths += [writer.ptq(rounded, ranges, options.calibrate, options.images)]
     if options.per_tensor:
         paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
     if options.qat:

@@ -44,6 +44,7 @@ __all__ = [
     "export_float",
     "export_int8",
     "fake_quantize",
+    "round_weights",
     "train_qat",
 ]
 
@@ -176,6 +177,89 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
         kernel, bias = equal.get_layer(second.name).get_weights()
         equal.get_layer(second.name).set_weights([kernel * factor[:, None], bias])
     return equal
+
+
+def round_weights(
+    model: keras.Model, lr_images: Iterable[NDArray[np.uint8]], *, samples: int = 2000, seed: int = 0
+) -> keras.Model:
+    """The network with kernels already on their INT8 grid, each rounded so that the errors of the others are made good.
+
+    Rounding every weight to its nearest step is not the best for their sum. Here a kernel is rounded weight by
+    weight, and what one of them loses is spread over those that are still to come, by least squares over the
+    activations that the kernel meets; the bias, which is not rounded to 8 bits, comes last. A channel's greatest
+    weight keeps its value, so that the scale of the export, one per output channel, is the scale assumed here.
+
+    Parameters
+    ----------
+    lr_images
+        LR images (H, W, 3) uint8 on which activations are seen.
+    samples
+        Pixels taken from each image.
+    seed
+        Of the choice of pixels.
+
+    Raises
+    ------
+    QuantizationError
+        If the network is not a chain of convolutions, or there are no images.
+
+    References
+    ----------
+    E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023.
+    """
+    chain = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    images = [image[None].astype(np.float32) / 255 for image in lr_images]
+    if "feature_add" in [layer.name for layer in model.layers] or any(layer.strides != (1, 1) for layer in chain):
+        raise QuantizationError(f"{model.name} is not a chain of convolutions: its weights cannot be rounded in turn")
+    if not images:
+        raise QuantizationError(f"{model.name} cannot be rounded: there are no images")
+    rounded = keras.models.clone_model(model)
+    rounded.set_weights(model.get_weights())
+    rng = np.random.default_rng(seed)
+    for layer in chain:
+        target = rounded.get_layer(layer.name)
+        # Later layers see what the rounded ones before them give.
+        seen = _seen_by(keras.Model(rounded.input, target.input), target.kernel_size[0], images, samples, rng)
+        kernel, bias = target.get_weights()
+        flat = np.vstack([kernel.reshape(-1, kernel.shape[-1]), bias]).astype(np.float64)
+        flat = _round_in_turn(flat, seen.T @ seen)
+        target.set_weights([flat[:-1].reshape(kernel.shape), flat[-1]])
+    return rounded
+
+
+def _seen_by(
+    before: keras.Model, side: int, images: list[NDArray[np.float32]], samples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """What a convolution multiplies its kernel with, at some pixels: (samples, side² · C_in + 1), the last a one."""
+    rows = []
+    for image in images:
+        window = [1, side, side, 1]
+        patches = tf.image.extract_patches(before(image), window, [1, 1, 1, 1], [1, 1, 1, 1], "VALID").numpy()
+        patches = patches.reshape(-1, patches.shape[-1])
+        rows.append(patches[rng.integers(len(patches), size=samples)])
+    seen = np.concatenate(rows).astype(np.float64)
+    return np.hstack([seen, np.ones((len(seen), 1))])
+
+
+def _round_in_turn(weights: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round (inputs + 1, C_out) weights, the last row a bias that stays as it is but for what it makes good."""
+    weights, inputs = weights.copy(), len(weights) - 1
+    greatest = np.abs(weights[:-1]).argmax(axis=0)
+    scale = np.maximum(np.abs(weights[greatest, np.arange(weights.shape[1])]) / 127, 1e-12)
+    pinned = np.sign(weights[greatest, np.arange(weights.shape[1])]) * 127
+    # The inputs that matter most go first, while many others can still make good for them; the bias goes last.
+    order = np.append(np.argsort(-np.diag(covariance)[:-1], kind="stable"), inputs)
+    damped = covariance + 0.01 * np.diag(covariance).mean() * np.eye(inputs + 1)
+    spread = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    turned = weights[order]
+    for i in range(inputs):
+        steps = np.clip(np.rint(turned[i] / scale), -127, 127)
+        steps = np.where(greatest == order[i], pinned, steps) * scale
+        lost = (turned[i] - steps) / spread[i, i]
+        turned[i + 1 :] -= np.outer(spread[i, i + 1 :], lost)
+        turned[i] = steps
+    weights[order] = turned
+    return weights
 
 
 def fake_quantize(

@@ -169,3 +169,41 @@ def test_equalizing_keeps_the_function_and_saves_a_lopsided_network() -> None:
             quantization.equalize(networks.build(name), lr_images)
     with pytest.raises(quantization.QuantizationError, match="no images"):
         quantization.equalize(model, [])
+
+
+def on_grid(model: networks.keras.Model) -> networks.keras.Model:
+    """A copy with every kernel rounded to the nearest step of its output channels, as the export does."""
+    copy = networks.keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        if isinstance(layer, networks.keras.layers.Conv2D):
+            kernel = layer.kernel.numpy()
+            scale = np.abs(kernel).max((0, 1, 2)) / 127
+            layer.kernel.assign(np.rint(kernel / scale) * scale)
+    return copy
+
+
+def test_weights_rounded_in_turn_are_on_the_grid_and_lose_less(tmp_path: Path, pair: tuple) -> None:
+    from abpn_lib import models
+
+    model = networks.build("abpn")
+    training.load_weights(model, models.weights("abpn"))
+    images = [bicubic_down(image, 3) for image in (pair[1], skimage.data.astronaut()[:300, :300])]
+    lr = bicubic_down(skimage.data.coffee()[:210, :300], 3)  # seen by neither
+    rounded = quantization.round_weights(model, images)
+
+    def loss(candidate: networks.keras.Model) -> float:
+        """Mean square of what INT8 weights alone change."""
+        exact = model(lr[None].astype(np.float32) / 255).numpy()
+        return float(np.square(on_grid(candidate)(lr[None].astype(np.float32) / 255).numpy() - exact).mean())
+
+    assert loss(rounded) < 0.7 * loss(model)
+    for layer in ("sfe", "dfe1", "dfe5", "transition"):
+        kernel, before = (candidate.get_layer(layer).kernel.numpy() for candidate in (rounded, model))
+        scale = np.abs(kernel).max((0, 1, 2)) / 127
+        np.testing.assert_allclose(kernel / scale, np.rint(kernel / scale), atol=1e-3)
+        np.testing.assert_allclose(np.abs(kernel).max((0, 1, 2)), np.abs(before).max((0, 1, 2)), rtol=1e-5)
+    with pytest.raises(quantization.QuantizationError, match="fsrl"):
+        quantization.round_weights(networks.build("fsrl"), images)
+    with pytest.raises(quantization.QuantizationError, match="no images"):
+        quantization.round_weights(model, [])
