@@ -90,100 +90,41 @@ class Recipe:
     copies: tuple[int, ...] = ()
 
 
+_SHORT = Recipe(
+    "abpn",
+    6_000,
+    3e-3,
+    schedule="cosine",
+    patch=32,
+    batch=8,
+    start="identity",
+    average=0.999,
+    data="train",
+    optimizer="soap",
+    warmup=100,
+)
+
 RECIPES: Mapping[str, Recipe] = {
     # Section 4.1: 1000 epochs, halved every 200. An epoch's length is not in the paper: 1000 batches, as in the code.
     "paper": Recipe("abpn", 1_000_000, halve_at=(200_000, 400_000, 600_000, 800_000)),
     # The published code: 600 epochs of 1000 batches, Glorot-normal start.
     "authors": Recipe("abpn", 600_000, halve_at=(120_000, 240_000, 360_000, 480_000), start="glorot"),
     # Every row of Table 2, under one budget: five minutes on one core.
-    "table2": Recipe(
-        "abpn",
-        6_000,
-        3e-3,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        start="identity",
-        average=0.999,
-        data="train",
-        optimizer="soap",
-        warmup=100,
-    ),
+    "table2": _SHORT,
     # Short runs, to compare variants under one budget.
-    "ablation": Recipe(
-        "abpn",
-        1_500,
-        3e-3,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        start="identity",
-        average=0.99,
-        data="train",
-        optimizer="soap",
-        warmup=100,
-    ),
-    # ABPN as good as we can make it in about an hour on one core.
-    "long": Recipe(
-        "abpn",
-        80_000,
-        3e-3,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        start="identity",
-        average=0.999,
-        data="train",
-        optimizer="soap",
-        warmup=100,
-    ),
+    "ablation": replace(_SHORT, steps=1_500, average=0.99),
+    # ABPN trained for more than an hour on one core.
+    "long": replace(_SHORT, steps=80_000),
     # From where `long` ends, and its dead channels revived. What trains well as a start pushes channels below their
     # ReLU in the long run: hence the slower biases.
-    "longer": Recipe(
-        "abpn",
-        100_000,
-        2e-3,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        start="run",
-        average=0.999,
-        data="train",
-        seed=1,
-        optimizer="soap",
-        warmup=100,
-        bias_rate=0.1,
-        copies=(70, 50),
-    ),
+    "longer": replace(_SHORT, steps=100_000, rate=2e-3, start="run", seed=1, bias_rate=0.1, copies=(70, 50)),
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
     # The published code: 220 epochs, and its README starts at 1e-3.
     "qat-authors": Recipe("abpn", 220_000, 1e-3, halve_at=(50_000, 100_000, 150_000, 200_000)),
-    # What QAT of a network trained by `table2`, and by `long`, takes here.
-    "qat-table2": Recipe(
-        "abpn",
-        1_000,
-        3e-4,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        average=0.99,
-        data="train",
-        optimizer="soap",
-        warmup=50,
-    ),
-    "qat-long": Recipe(
-        "abpn",
-        4_000,
-        1e-4,
-        schedule="cosine",
-        patch=32,
-        batch=8,
-        average=0.999,
-        data="train",
-        optimizer="soap",
-        warmup=100,
-    ),
+    # What QAT of a network trained by `table2`, and by `long`, takes here; it starts from trained weights.
+    "qat-table2": replace(_SHORT, steps=1_000, rate=3e-4, start="he", average=0.99, warmup=50),
+    "qat-long": replace(_SHORT, steps=4_000, rate=1e-4, start="he"),
 }
 
 
