@@ -15,7 +15,7 @@ book: .venv/.installed
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy abpn_lib
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(CORES) --dist loadfile
 
 # The stamp is touched last, so that an installation that broke off is done again.
 .venv/.installed: requirements.lock pyproject.toml
