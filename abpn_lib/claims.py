@@ -356,6 +356,8 @@ def _time_ratio(
 
 def _interval(bounds: tuple[float, float]) -> str:
     low, high = bounds
+    if high == math.inf:
+        return f"at least {low:.3g}"
     return f"at most {high:g}" if low == 0 else f"{low:.3g} to {high:.3g}"
 
 
