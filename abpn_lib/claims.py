@@ -19,6 +19,7 @@ A claim whose records are not there is not testable here, and says what is missi
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -430,7 +431,7 @@ def _drop(network: str) -> _Rule:
 def _table3() -> Iterable[Claim]:
     ratio = paper.quoted("T3.abpn.cpu").number / paper.quoted("T3.fsrcnn.cpu").number
     cpu = _time_ratio(
-        "abpn-int8-ptq", "fsrcnn-int8-ptq", _NETWORK_SIZE, (0.75 * ratio, 1.25 * ratio), (1, float("inf")),
+        "abpn-int8-ptq", "fsrcnn-int8-ptq", _NETWORK_SIZE, (0.75 * ratio, 1.25 * ratio), (1, math.inf),
         f"On this machine's CPU, ABPN's time over FSRCNN's, both INT8, {ratio:.2f} in the paper "
         "(its FSRCNN is not specified; ours is 56, 12, 4)",
     )
