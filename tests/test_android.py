@@ -709,7 +709,10 @@ def test_an_interrupted_command_stops_the_tool_and_tidies_up(fake: Fake, tmp_pat
     started = tmp_path / "started"
     fake.tool_plan(sleeps=str(started))
     words = ["latency", MODEL, "--size", "48x32", "--device", "android", "--benchmark-model", str(fake.tool)]
-    with subprocess.Popen([sys.executable, "-m", "abpn_lib.cli", *words], stderr=subprocess.PIPE, text=True) as command:
+    # A command that a script put into the background ignores the key, and its children would as well.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    line = [sys.executable, "-m", "abpn_lib.cli", *words]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as command:
         for _ in range(600):
             if started.exists() and started.read_text():
                 break
@@ -717,7 +720,10 @@ def test_an_interrupted_command_stops_the_tool_and_tidies_up(fake: Fake, tmp_pat
         running = int(started.read_text())
         assert Path(f"/proc/{running}").exists() or sys.platform != "linux"
         command.send_signal(signal.SIGINT)
-        _, told = command.communicate(timeout=60)
+        try:
+            _, told = command.communicate(timeout=60)
+        finally:
+            command.kill()
     assert command.returncode == 130
     assert told.strip().endswith("abpn: interrupted")
     assert fake.left_behind == []
