@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,9 @@ from typing import Any
 import pytest
 
 SITE = Path(__file__).parents[1] / "_build" / "html"
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PAGES = sorted(str(path.relative_to(SITE)) for place in ("book", "notebooks") for path in (SITE / place).glob("*.html"))
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]
 
-pytestmark = [
-    pytest.mark.skipif(not BROWSER, reason="no Chromium is installed"),
-    pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book`"),
-]
+pytestmark = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book`")
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):
@@ -44,21 +35,11 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)])
 def test_every_page_fits_and_shows_one_version_of_each_figure(
-    scheme: str, width: int, browser: Any, address: str
+    scheme: str, width: int, chromium: Any, address: str
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if not request.url.startswith(address) else None)
@@ -79,8 +60,8 @@ def test_every_page_fits_and_shows_one_version_of_each_figure(
     context.close()
 
 
-def test_the_front_door_leads_to_the_opening_page(browser: Any, address: str) -> None:
-    page = browser.new_page()
+def test_the_front_door_leads_to_the_opening_page(chromium: Any, address: str) -> None:
+    page = chromium.new_page()
     page.goto(address)
     page.wait_for_url("**/book/index.html")
     assert page.locator("h1").first.inner_text().startswith("ABPN")

@@ -125,8 +125,11 @@ patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
 iterator = iter(training.batches(patches, training.recipe("paper", steps=12, batch=2, patch=8), 0))
 next(iterator)
 assert all(ahead.acquire(timeout=30) for _ in range(4)), "only the batch that was asked for was made"
+# An interpreter that ends while batches are still being made may never end.
+for _ in iterator:
+    pass
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

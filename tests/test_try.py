@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -33,17 +32,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "book" / "try"
 PAGE = ROOT / "book" / "try.md"
 BUILT = ROOT / "_build" / "litert"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-    # WebGL in software: with it the page reads colours under transparent places as the file has them.
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-]
 LIMIT = 3_500_000  # bytes, compressed, of one run
 PATIENCE = 240_000  # milliseconds; other work may share the cores
-
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 
 
 @pytest.fixture(scope="session")
@@ -101,18 +91,6 @@ def address(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/sub/path/book/try.html"
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield started
-        started.close()
 
 
 class Page:
@@ -191,7 +169,6 @@ def by_library(method: str, image: Image.Image) -> NDArray[np.uint8]:
 # --- same results as the library
 
 
-@needs_chromium
 @pytest.mark.parametrize(
     "pixels",
     [natural(47, 61), noise(35, 22, 3), natural(135, 291), noise(1, 1, 3)],
@@ -204,7 +181,6 @@ def test_same_bits_as_the_library(pixels: NDArray[np.uint8], reader: Page) -> No
     assert np.array_equal(np.asarray(reader.png("Bicubic")), degradation.bicubic_up(pixels, 3))
 
 
-@needs_chromium
 def test_fsrcnn_has_the_same_bits_too(reader: Page) -> None:
     pixels = natural(17, 23)
     reader.open(png(pixels))
@@ -216,7 +192,6 @@ def test_fsrcnn_has_the_same_bits_too(reader: Page) -> None:
     assert np.array_equal(np.asarray(reader.png("FSRCNN, INT8")), by_library("fsrcnn", Image.fromarray(pixels)))
 
 
-@needs_chromium
 def test_transparency_is_kept_as_in_the_library(reader: Page) -> None:
     pixels = np.dstack([natural(40, 31), np.tile(np.linspace(0, 255, 31).astype(np.uint8), (40, 1))])
     reader.open(png(pixels))
@@ -228,7 +203,6 @@ def test_transparency_is_kept_as_in_the_library(reader: Page) -> None:
     assert np.array_equal(ours[..., :3], theirs[..., :3])
 
 
-@needs_chromium
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_exif_orientation_is_honoured(orientation: int, reader: Page) -> None:
     exif = Image.Exif()
@@ -244,7 +218,6 @@ def test_exif_orientation_is_honoured(orientation: int, reader: Page) -> None:
     assert np.abs(ours - theirs).mean() < 2
 
 
-@needs_chromium
 def test_an_image_can_be_shrunk_first_and_scored(reader: Page) -> None:
     hr = natural(101, 152)
     reader.part("shrink").check()
@@ -264,7 +237,6 @@ def test_an_image_can_be_shrunk_first_and_scored(reader: Page) -> None:
 # --- light
 
 
-@needs_chromium
 def test_nothing_is_loaded_before_the_reader_asks(chromium: Any, address: str, gathered: Path) -> None:
     page = Page(chromium, address)
     page.page.wait_for_load_state("networkidle")
@@ -284,7 +256,6 @@ def test_nothing_is_loaded_before_the_reader_asks(chromium: Any, address: str, g
     assert size <= LIMIT
 
 
-@needs_chromium
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_the_page_fits(scheme: str, width: int, chromium: Any, address: str) -> None:
     page = Page(chromium, address, viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -299,7 +270,6 @@ def test_the_page_fits(scheme: str, width: int, chromium: Any, address: str) -> 
 # --- usable by everybody
 
 
-@needs_chromium
 def test_the_viewer_by_keyboard(reader: Page) -> None:
     page = reader.page
     page.get_by_role("button", name="Rocket").focus()
@@ -324,7 +294,6 @@ def test_the_viewer_by_keyboard(reader: Page) -> None:
     assert canvas.get_attribute("aria-label") == before
 
 
-@needs_chromium
 def test_the_divider_by_mouse_shows_both_versions(reader: Page) -> None:
     reader.open(png(np.where(np.indices((40, 40)).sum(0)[..., None] % 2, 255, 0).repeat(3, 2).astype(np.uint8)))
     reader.done()
@@ -357,7 +326,6 @@ def test_every_control_has_a_name() -> None:
 # --- progress, cancelling, errors
 
 
-@needs_chromium
 def test_a_long_job_shows_progress_and_can_be_cancelled(reader: Page) -> None:
     reader.page.evaluate(
         "new MutationObserver(() => (window.seen ??= []).push(document.querySelector('[data-try=progress]').value))"
@@ -388,7 +356,6 @@ def huge() -> bytes:
     return bytes(content)
 
 
-@needs_chromium
 def test_bad_images_get_one_sentence_and_the_page_goes_on(reader: Page) -> None:
     for content, said in (
         (b"no image at all", "not an image"),
@@ -408,7 +375,6 @@ def test_bad_images_get_one_sentence_and_the_page_goes_on(reader: Page) -> None:
     assert reader.png("Bicubic").size == (27, 27)
 
 
-@needs_chromium
 @pytest.mark.parametrize("missing", ["manifest.json", "work.js", ".wasm.gz", "core.js", "/models/"])
 def test_a_failed_load_gets_one_sentence_and_can_be_tried_again(
     missing: str, reader: Page, monkeypatch: pytest.MonkeyPatch
@@ -423,14 +389,12 @@ def test_a_failed_load_gets_one_sentence_and_can_be_tried_again(
     reader.done()
 
 
-@needs_chromium
 def test_a_changed_model_is_refused(reader: Page, gathered: Path) -> None:
     reader.page.route("**/models/*", lambda route: route.fulfill(body=b"TFL3 and something else"))
     reader.open(png(natural(9, 9)))
     assert "not the file that this page was built with" in reader.error()
 
 
-@needs_chromium
 def test_without_webassembly_the_page_says_so(reader: Page) -> None:
     # Chromium has no switch that takes it away everywhere, so the worker starts by forgetting it.
     worker = "delete globalThis.WebAssembly;" + (SOURCE / "worker.js").read_text()
@@ -439,7 +403,6 @@ def test_without_webassembly_the_page_says_so(reader: Page) -> None:
     assert reader.error() == "This browser has no WebAssembly, which the models need: try another browser."
 
 
-@needs_chromium
 def test_without_javascript_the_page_says_so(chromium: Any, address: str) -> None:
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -461,7 +424,6 @@ def measured(reader: Page, folder: Path) -> Path:
     return path
 
 
-@needs_chromium
 def test_the_record_of_a_measurement_is_read_by_the_ledger(reader: Page, tmp_path: Path) -> None:
     path = measured(reader, tmp_path)
     records = results.load(path, "measured")
@@ -483,7 +445,6 @@ def test_the_record_of_a_measurement_is_read_by_the_ledger(reader: Page, tmp_pat
     assert len(json.loads(done.stdout)) == len(claims.CLAIMS)
 
 
-@needs_chromium
 def test_several_threads_where_the_reader_allows_them(reader: Page, tmp_path: Path) -> None:
     if (os.cpu_count() or 1) < 2:
         pytest.skip("one core")
