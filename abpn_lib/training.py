@@ -116,7 +116,7 @@ RECIPES: Mapping[str, Recipe] = {
     # ABPN trained for more than an hour on one core.
     "long": replace(_SHORT, steps=80_000),
     # From where `long` ends, and its dead channels revived. What trains well as a start pushes channels below their
-    # ReLU in the long run: hence the slower biases.
+    # ReLU in the long run: hence the slower biases. They spare the second layer, but not the first.
     "longer": replace(_SHORT, steps=100_000, rate=2e-3, start="run", seed=1, bias_rate=0.1, copies=(70, 50)),
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
