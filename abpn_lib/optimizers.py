@@ -34,6 +34,9 @@ class Soap(keras.optimizers.Optimizer):
     bias_rate
         What the learning rate of the other variables is multiplied with. Biases as fast as kernels push channels
         below their ReLU for good, where nothing brings them back.
+    first_rate
+        What the learning rate of the first variable is multiplied with: the kernel that reads the image. Pixels are
+        never negative, so that its channels die as soon as a kernel's sum falls below zero.
     options
         Those of `keras.optimizers.Optimizer`, such as ``use_ema``.
     """
@@ -47,13 +50,14 @@ class Soap(keras.optimizers.Optimizer):
         covariance: float = 0.95,
         every: int = 10,
         bias_rate: float = 1.0,
+        first_rate: float = 1.0,
         name: str = "Soap",
         **options: Any,
     ) -> None:
         super().__init__(name=name, **{"jit_compile": False, **options})
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
-        self.bias_rate = bias_rate
+        self.bias_rate, self.first_rate = bias_rate, first_rate
 
     def build(self, var_list: list[tf.Variable]) -> None:
         """Make the averages of every variable, and the bases and covariances of every kernel."""
@@ -76,9 +80,10 @@ class Soap(keras.optimizers.Optimizer):
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Move one variable, in place, against its gradient of the same shape."""
         step = tf.cast(self.iterations + 1, tf.float32)
-        slots = self._slots[self._index_dict[self._var_key(variable)]]
+        index = self._index_dict[self._var_key(variable)]
+        slots = self._slots[index]
         if "left" in slots:
-            change = self._preconditioned(gradient, slots, step)
+            change = (1.0 if index else self.first_rate) * self._preconditioned(gradient, slots, step)
         else:
             change = self.bias_rate * self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
         variable.assign_sub(tf.cast(self.learning_rate, tf.float32) * change)
@@ -112,7 +117,8 @@ class Soap(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes the same optimiser from."""
-        own = {name: getattr(self, name) for name in ("momentum", "second", "covariance", "every", "bias_rate")}
+        names = ("momentum", "second", "covariance", "every", "bias_rate", "first_rate")
+        own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
 
 

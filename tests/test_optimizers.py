@@ -78,9 +78,9 @@ def test_its_whole_state_is_in_its_variables() -> None:
 
 
 def test_it_can_be_written_down_and_made_again() -> None:
-    again = Soap.from_config(Soap(0.01, every=7, bias_rate=0.1, use_ema=True).get_config())
+    again = Soap.from_config(Soap(0.01, every=7, bias_rate=0.1, first_rate=0.2, use_ema=True).get_config())
     assert (float(again.learning_rate), again.every, again.use_ema) == (pytest.approx(0.01), 7, True)
-    assert again.bias_rate == 0.1
+    assert (again.bias_rate, again.first_rate) == (0.1, 0.2)
 
 
 def test_biases_can_be_slower_than_kernels() -> None:
@@ -93,3 +93,15 @@ def test_biases_can_be_slower_than_kernels() -> None:
     (kernel, bias), (same, slower) = moves
     np.testing.assert_array_equal(same, kernel)
     np.testing.assert_allclose(slower, 0.1 * bias, rtol=1e-4)
+
+
+def test_the_first_kernel_can_be_slower_than_the_next() -> None:
+    gradient = tf.reshape(tf.range(4.0), (1, 1, 2, 2))
+    moves = []
+    for first_rate in (1.0, 0.1):
+        kernels = [tf.Variable(tf.ones((1, 1, 2, 2))) for _ in range(2)]
+        Soap(0.01, first_rate=first_rate).apply_gradients([(gradient, kernel) for kernel in kernels])
+        moves.append([1 - kernel.numpy() for kernel in kernels])
+    (first, second), (slower, same) = moves
+    np.testing.assert_array_equal(same, second)
+    np.testing.assert_allclose(slower, 0.1 * first, rtol=1e-4)
