@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,9 +254,18 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, cat: np.ndarray) -
 
 
 def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
-    sizes = [image.shape for image in training.with_copies([cat], (70, 50), 3)]
-    assert sizes == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]
-    np.testing.assert_array_equal(next(training.with_copies([cat], (70,), 3)), cat)
+    shown = list(training.with_copies([cat], replace(TINY, copies=(70, 50))))
+    assert [image.shape for image, _ in shown] == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]
+    assert {weight for _, weight in shown} == {1.0}
+    np.testing.assert_array_equal(shown[0][0], cat)
+
+
+def test_small_images_are_shown_as_copies_alone_and_less_often(cat: np.ndarray) -> None:
+    small = cat[:150, :150]
+    shown = list(training.with_copies([small, cat], replace(TINY, copies=(50,), large=100_000, large_weight=4.0)))
+    assert [(image.shape[0], weight) for image, weight in shown] == [(75, 1.0), (300, 4.0), (150, 4.0)]
+    patches = training.Patches([small, cat[:, :150]], 3, 16, weights=[1.0, 4.0])
+    np.testing.assert_allclose(patches.chance, [1 / 9, 8 / 9])
 
 
 def test_dead_channels_of_a_run_are_counted(tmp_path: Path, cat: np.ndarray) -> None:
