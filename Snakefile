@@ -116,9 +116,10 @@ RUNS |= {
     f"{network}-seed{seed}": ("table2", f"--network {network} --seed {seed}", None)
     for network in ("abpn", "fsrl") for seed in (1, 2)
 }
-# The default model in two runs: the second goes on from the first, its dead channels revived.
-RUNS["abpn-long"] = ("longer", "--after runs/abpn-first", "qat-long")
-FIRST = {"abpn-long": "abpn-first"}
+# The default model in three runs: each goes on from the one before, its dead channels revived.
+RUNS["abpn-long"] = ("longest", "--after runs/abpn-second", "qat-long")
+PARTS = {"abpn-first": ("long", ""), "abpn-second": ("longer", "--after runs/abpn-first")}
+BEFORE = {"abpn-second": "abpn-first", "abpn-long": "abpn-second"}
 VARIANTS = {"reference": "abpn", "leaky": "abpn-leaky", "batchnorm": "abpn-batchnorm", "text": "abpn-text"}
 
 
@@ -147,7 +148,7 @@ def qat_of(run):
 
 def kinds(run):
     # Equal channels have unequal kernels: with one scale for a whole kernel, abpn-long would lose five dB.
-    tensor = () if run in FIRST else ("int8-ptq-tensor",)
+    tensor = () if run in BEFORE else ("int8-ptq-tensor",)
     return ("fp32", "int8-ptq", *tensor) + (("int8-qat",) if qat_of(run) else ())
 
 
@@ -157,7 +158,7 @@ MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in QAT_RATES]
 
 
 rule train:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS, *FIRST.values()])
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS])
 
 
 rule quantize:
@@ -174,19 +175,14 @@ rule evaluate:
 
 # A run that was killed goes on from its last checkpoint: only the finished weights are named as output.
 rule train_run:
-    input: lambda wildcards: [f"runs/{FIRST[wildcards.run]}/weights.npz"] if wildcards.run in FIRST else []
+    input: lambda wildcards: [f"runs/{BEFORE[wildcards.run]}/weights.npz"] if wildcards.run in BEFORE else []
     output: "runs/{run}/weights.npz"
     wildcard_constraints:
-        run="|".join(RUNS),
+        run="|".join([*RUNS, *PARTS]),
     params:
-        recipe=lambda wildcards: RUNS[wildcards.run][0],
-        changes=lambda wildcards: RUNS[wildcards.run][1],
+        recipe=lambda wildcards: (RUNS | PARTS)[wildcards.run][0],
+        changes=lambda wildcards: (RUNS | PARTS)[wildcards.run][1],
     shell: "{ABPN} train --recipe {params.recipe} {params.changes} --out runs/{wildcards.run}"
-
-
-rule train_first:
-    output: "runs/abpn-first/weights.npz"
-    shell: "{ABPN} train --recipe long --out runs/abpn-first"
 
 
 rule train_ablation:
@@ -208,7 +204,7 @@ for run, weights in WEIGHTS.items():
             network="--network nearest" if run == "nearest" else "",
             name=run,
             qat=f"--qat {qat_of(run)} --save-every 100" if qat_of(run) else "",
-            form="--equalize --round" if run in FIRST else "--per-tensor",
+            form="--equalize --round" if run in BEFORE else "--per-tensor",
         shell:
             "{ABPN} quantize --run runs/{params.run} --out runs/models --name {params.name} {params.network}"
             " {params.form} {params.qat}"
@@ -269,8 +265,8 @@ rule evaluate_images:
 
 
 rule curves:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *ABLATIONS, *FIRST.values()]), MODELS
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS]), MODELS
     output: "runs/records/curves.json"
     params:
-        runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_RATES)] + ["runs/abpn", "runs/abpn-first", "runs/abpn-long"],
+        runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_RATES)] + [f"runs/{run}" for run in ("abpn", *PARTS, "abpn-long")],
     shell: "{ABPN} curves {params.runs} --out {output}"

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from abpn_lib import graphs
 from abpn_lib.files import sha256, write_atomically
 from abpn_lib.models import ModelError, weights
 from abpn_lib.results import Context, Record
+from abpn_lib.statistics import median_interval
 
 __all__ = [
     "META_NODES", "LatencyError", "Timing", "build_concat9", "build_depths", "build_meta_nodes", "build_peak",
@@ -121,7 +121,7 @@ def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float,
         raise LatencyError(f"{len(over)} and {len(under)} rounds do not pair: time both in one call of measure")
     if min(under) <= 0:
         raise LatencyError("a call was too short for the clock: let it do more work")
-    return _median_interval(np.divide(over, under))
+    return median_interval(np.divide(over, under))
 
 
 def within_noise(a: Timing, b: Timing, *, clock: Clock = "wall") -> bool:
@@ -394,7 +394,7 @@ def timing_records(
     """
     records = []
     for name, timing in timings.items():
-        median, low, high = _median_interval(timing.samples if quantity == "latency" else timing.cpu_samples)
+        median, low, high = median_interval(timing.samples if quantity == "latency" else timing.cpu_samples)
         rounds = len(timing.samples)
         records.append(context.record(
             quantity, subject.format(name), median, "ms", conditions=dict(conditions or {}), count=rounds,
@@ -408,16 +408,8 @@ _INTERVAL = "95 % interval of the median, by order statistics"
 _LEAST_ROUNDS = 6  # below, not even least to greatest covers the median with 95 %
 
 
-def _median_interval(samples: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
-    """The median and the two order statistics that hold the true one with at least 95 %, whatever the distribution."""
-    ranked = np.sort(np.asarray(samples, np.float64))
-    # As many samples may lie outside on each side as leave a binomial tail of 2.5 % at most.
-    outside = max(int(binom.ppf(0.025, len(ranked), 0.5)) - 1, 0)
-    return float(np.median(ranked)), float(ranked[outside]), float(ranked[-1 - outside])
-
-
 def _timing(wall: tuple[float, ...], cpu: tuple[float, ...]) -> Timing:
-    return Timing(*_median_interval(wall), float(np.median(cpu)), wall, cpu)
+    return Timing(*median_interval(wall), float(np.median(cpu)), wall, cpu)
 
 
 def _interpreter(

@@ -31,11 +31,11 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import quantile_test
 
 from abpn_lib import training
 from abpn_lib.degradation import bicubic_down
 from abpn_lib.results import Context, Record
+from abpn_lib.statistics import median_interval
 
 __all__ = ["WAYS", "Rate", "Setting", "ThroughputError", "measure", "paired_ratio", "plain_batches", "records"]
 
@@ -132,8 +132,7 @@ def paired_ratio(a: Rate, b: Rate) -> tuple[float, float, float]:
     """
     if len(a.samples) != len(b.samples):
         raise ThroughputError(f"{len(a.samples)} and {len(b.samples)} rounds do not pair: use one call of measure")
-    ratio = _rate(list(np.divide(a.samples, b.samples)))
-    return ratio.median, ratio.low, ratio.high
+    return median_interval(np.divide(a.samples, b.samples))
 
 
 def records(rates: Mapping[str, Rate], context: Context, setting: Setting, dataset: str) -> list[Record]:
@@ -282,7 +281,4 @@ def _ask(name: str, connection: Connection) -> float:
 
 
 def _rate(samples: Sequence[float]) -> Rate:
-    low, high = quantile_test(samples, p=0.5).confidence_interval(0.95)
-    # With fewer than six rounds no two of them enclose the median so surely: least to greatest covers less.
-    ends = (min(samples), max(samples)) if np.isnan([low, high]).any() else (float(low), float(high))
-    return Rate(float(np.median(samples)), *ends, tuple(float(sample) for sample in samples))
+    return Rate(*median_interval(samples), tuple(float(sample) for sample in samples))

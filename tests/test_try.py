@@ -542,10 +542,10 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in runtime._spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
     ]
-    from abpn_lib.latency import _median_interval
+    from abpn_lib.statistics import median_interval
 
     intervals = [
-        {"samples": samples, "expected": _median_interval(samples)}
+        {"samples": samples, "expected": median_interval(samples)}
         for samples in (rng.uniform(1, 9, count).tolist() for count in (1, 2, 5, 6, 7, 15, 25))
     ]
     path = tmp_path_factory.mktemp("vectors") / "vectors.json"
