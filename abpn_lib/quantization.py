@@ -147,7 +147,8 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     """The same function with channels of equal reach, so that each of them uses the whole 8-bit range of its layer.
 
     A ReLU lets a positive factor through: what a channel is divided by, the next convolution's kernel is
-    multiplied with. The network given is not changed.
+    multiplied with. A layer's widest channel keeps its values: QAT's steps have one size for all layers, so
+    that no layer's values may become small as a whole. The network given is not changed.
 
     Raises
     ------
@@ -170,8 +171,7 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     equal.set_weights(model.get_weights())
     for values, first, second in zip(reach, chain, chain[1:], strict=False):
         # A channel that is nearly silent must not be made loud: its noise would be as well.
-        factor = np.maximum(values, 1e-3 * values.max())
-        factor /= np.exp(np.log(factor).mean())
+        factor = np.maximum(values / values.max(), 1e-3)
         kernel, bias = equal.get_layer(first.name).get_weights()
         equal.get_layer(first.name).set_weights([kernel / factor, bias / factor])
         kernel, bias = equal.get_layer(second.name).get_weights()
@@ -328,14 +328,20 @@ def train_qat(
     recipe: training.Recipe,
     hr_images: Iterable[NDArray[np.uint8]],
     folder: Path,
+    *,
+    move_ranges: bool = True,
     **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
 
     Runs, logs, checkpoints and resumes as `training.train`, whose options it takes. Returns a float
     network with the new weights and its new ranges; the network given is not changed.
+
+    With `move_ranges` the ranges follow the batches, as in the authors' code. A batch of small patches holds
+    fewer extremes than an image does, so that they come to clip what a large image has; without, they stay.
     """
-    learner = training.train(recipe, hr_images, folder, model=fake_quantize(model, ranges, learn=True), **options)
+    learner = fake_quantize(model, ranges, learn=move_ranges)
+    learner = training.train(recipe, hr_images, folder, model=learner, **options)
     trained = keras.models.clone_model(model)
     new_ranges = dict(ranges)
     for layer in trained.layers:

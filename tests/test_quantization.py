@@ -145,6 +145,18 @@ def test_qat_trains_weights_and_ranges_and_resumes(tmp_path: Path, pair: tuple) 
     np.testing.assert_array_equal(again.get_weights()[0], tuned.get_weights()[0])
 
 
+def test_qat_can_leave_the_ranges_alone(tmp_path: Path, pair: tuple) -> None:
+    lr, hr = pair
+    model = start("abpn")
+    ranges = quantization.calibrate(model, [lr])
+    recipe = training.recipe("qat-table2", data="embedded", steps=3, batch=2, patch=16)
+    tuned, same = quantization.train_qat(
+        model, ranges, recipe, [hr], tmp_path, move_ranges=False, save_every=3, progress=False
+    )
+    assert same == ranges
+    assert any((new != old).any() for new, old in zip(tuned.get_weights(), model.get_weights(), strict=True))
+
+
 def test_equalizing_keeps_the_function_and_saves_a_lopsided_network() -> None:
     lr_images = [skimage.data.chelsea()[:60, :60], skimage.data.astronaut()[100:160, 100:160]]
     model = networks.build("abpn")
