@@ -365,16 +365,13 @@ def _add_quantize(commands: Any) -> None:
         "--qat",
         metavar="RECIPE",
         default=None,
-        help="also train quantisation-aware, by this recipe: qat-table2, qat-long, qat-paper, qat-authors",
+        help="also train quantisation-aware, by this recipe: qat-table2, qat-kept, qat-long, qat-paper, qat-authors",
     )
     command.add_argument(
         "--equalize", action="store_true", help="first give all channels of a layer one reach (chains of ReLUs alone)"
     )
     command.add_argument(
         "--round", action="store_true", help="PTQ per channel: round weights so that each makes good for the others"
-    )
-    command.add_argument(
-        "--keep-ranges", action="store_true", help="QAT: leave the activations' ranges as PTQ measured them"
     )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
@@ -425,7 +422,6 @@ def _quantize(options: argparse.Namespace) -> None:
             recipe,
             images,
             folder,
-            move_ranges=not options.keep_ranges,
             validation=_validation(options, recipe.scale),
             save_every=options.save_every,
             progress=not options.quiet,

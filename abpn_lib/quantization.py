@@ -328,8 +328,6 @@ def train_qat(
     recipe: training.Recipe,
     hr_images: Iterable[NDArray[np.uint8]],
     folder: Path,
-    *,
-    move_ranges: bool = True,
     **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
@@ -337,10 +335,10 @@ def train_qat(
     Runs, logs, checkpoints and resumes as `training.train`, whose options it takes. Returns a float
     network with the new weights and its new ranges; the network given is not changed.
 
-    With `move_ranges` the ranges follow the batches, as in the authors' code. A batch of small patches holds
-    fewer extremes than an image does, so that they come to clip what a large image has; without, they stay.
+    Where `recipe.ranges` is "moving" they follow the batches, as in the authors' code. A batch of small patches
+    holds fewer extremes than an image does, so that they come to clip what a large image has; "kept" leaves them.
     """
-    learner = fake_quantize(model, ranges, learn=move_ranges)
+    learner = fake_quantize(model, ranges, learn=recipe.ranges == "moving")
     learner = training.train(recipe, hr_images, folder, model=learner, **options)
     trained = keras.models.clone_model(model)
     new_ranges = dict(ranges)

@@ -68,7 +68,7 @@ class Recipe:
     `copies` are the sizes, in percent, at which every image is shown once more. An image of at least `large`
     pixels is drawn `large_weight` times as often as its area says; a smaller one is shown as its copies alone.
     A run whose `start` is "run" goes on from the weights of another, with its dead channels revived
-    (`networks.revive`).
+    (`networks.revive`). `ranges` says what becomes of the activations' ranges in QAT.
     """
 
     network: str
@@ -93,6 +93,7 @@ class Recipe:
     copies: tuple[int, ...] = ()
     large: int = 0
     large_weight: float = 1.0
+    ranges: Literal["moving", "kept"] = "moving"
 
 
 _SHORT = Recipe(
@@ -111,6 +112,9 @@ _SHORT = Recipe(
 
 _LONGER = replace(_SHORT, steps=100_000, rate=2e-3, start="run", seed=1, bias_rate=0.1, copies=(70, 50))
 
+_LONGEST = replace(_LONGER, steps=80_000, seed=2, first_rate=0.1, large=500_000, large_weight=4.0)
+_QAT = replace(_SHORT, steps=1_000, rate=3e-4, start="he", average=0.99, warmup=50)
+
 RECIPES: Mapping[str, Recipe] = {
     # Section 4.1: 1000 epochs, halved every 200. An epoch's length is not in the paper: 1000 batches, as in the code.
     "paper": Recipe("abpn", 1_000_000, halve_at=(200_000, 400_000, 600_000, 800_000)),
@@ -127,14 +131,15 @@ RECIPES: Mapping[str, Recipe] = {
     "longer": _LONGER,
     # From where `longer` ends. Here the first kernel is slow too, which keeps its channels alive. The photos count
     # more than BSDS500's images, which are small JPEGs and harm the result at their own size.
-    "longest": replace(_LONGER, steps=80_000, seed=2, first_rate=0.1, large=500_000, large_weight=4.0),
+    "longest": _LONGEST,
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
     # The published code: 220 epochs, and its README starts at 1e-3.
     "qat-authors": Recipe("abpn", 220_000, 1e-3, halve_at=(50_000, 100_000, 150_000, 200_000)),
-    # What QAT of a network trained by `table2`, and by `long`, takes here; it starts from trained weights.
-    "qat-table2": replace(_SHORT, steps=1_000, rate=3e-4, start="he", average=0.99, warmup=50),
-    "qat-long": replace(_SHORT, steps=4_000, rate=1e-4, start="he"),
+    # What QAT of a network trained by `table2`, and by `longest`, takes here; it starts from trained weights.
+    "qat-table2": _QAT,
+    "qat-kept": replace(_QAT, ranges="kept"),
+    "qat-long": replace(_LONGEST, steps=4_000, rate=3e-5, start="he", ranges="kept"),
 }
 
 
