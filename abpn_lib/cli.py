@@ -264,7 +264,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--pairs", type=int, default=None, help="conv-ReLU pairs (default: the recipe's)")
     command.add_argument(
         "--after", type=Path, default=None, metavar="RUN",
-        help="start from the weights of this finished run, its dead channels revived",
+        help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)",
     )
     command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
     _training_options(command)
@@ -318,7 +318,7 @@ def _train(options: argparse.Namespace) -> None:
         options.recipe,
         **{field: getattr(options, field) for field in _RECIPE_FIELDS},
     )
-    if options.after:
+    if options.after and chosen.start not in training.AFTER:
         chosen = replace(chosen, start="run")
     _require(chosen.data)
     model = options.after and training.build_after(

@@ -68,7 +68,7 @@ class Recipe:
     `copies` are the sizes, in percent, at which every image is shown once more. An image of at least `large`
     pixels is drawn `large_weight` times as often as its area says; a smaller one is shown as its copies alone.
     A run whose `start` is "run" goes on from the weights of another, with its dead channels revived
-    (`networks.revive`). `ranges` says what becomes of the activations' ranges in QAT.
+    (`networks.revive`); "tuning" takes them as they are. `ranges` says what becomes of the activations' ranges in QAT.
     """
 
     network: str
@@ -78,7 +78,7 @@ class Recipe:
     halve_at: tuple[int, ...] = ()
     patch: int = 64
     batch: int = 16
-    start: Literal["he", "glorot", "identity", "run"] = "he"
+    start: Literal["he", "glorot", "identity", "run", "tuning"] = "he"
     noise: float = 0.1
     average: float = 0.0
     data: str = "div2k-train"
@@ -94,6 +94,10 @@ class Recipe:
     large: int = 0
     large_weight: float = 1.0
     ranges: Literal["moving", "kept"] = "moving"
+
+
+AFTER = ("run", "tuning")
+"""The starts that need the weights of another run."""
 
 
 _SHORT = Recipe(
@@ -113,6 +117,7 @@ _SHORT = Recipe(
 _LONGER = replace(_SHORT, steps=100_000, rate=2e-3, start="run", seed=1, bias_rate=0.1, copies=(70, 50))
 
 _LONGEST = replace(_LONGER, steps=80_000, seed=2, first_rate=0.1, large=500_000, large_weight=4.0)
+_TUNED = replace(_LONGEST, steps=8_000, rate=1e-3, start="tuning", seed=3)
 _QAT = replace(_SHORT, steps=1_000, rate=3e-4, start="he", average=0.99, warmup=50)
 
 RECIPES: Mapping[str, Recipe] = {
@@ -132,6 +137,7 @@ RECIPES: Mapping[str, Recipe] = {
     # From where `longer` ends. Here the first kernel is slow too, which keeps its channels alive. The photos count
     # more than BSDS500's images, which are small JPEGs and harm the result at their own size.
     "longest": _LONGEST,
+    "tuned": _TUNED,
     # Section 4.3, from trained weights: 200 epochs of 1000 batches, halved every 50.
     "qat-paper": Recipe("abpn", 200_000, 1e-4, halve_at=(50_000, 100_000, 150_000)),
     # The published code: 220 epochs, and its README starts at 1e-3.
@@ -264,7 +270,7 @@ def build_start(recipe: Recipe) -> keras.Model:
     TrainingError
         If the recipe starts from another run, for which there is `build_after`.
     """
-    if recipe.start == "run":
+    if recipe.start in AFTER:
         raise TrainingError("this recipe goes on from another run: name its folder (--after)")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     if recipe.start == "identity":
@@ -276,9 +282,10 @@ def build_start(recipe: Recipe) -> keras.Model:
 
 
 def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uint8]]) -> keras.Model:
-    """The network of a finished run in `folder` as a start for `recipe`, its dead channels revived.
+    """The network of a finished run in `folder` as a start for `recipe`.
 
-    A channel is dead if it is silent on all of the LR (H, W, 3) uint8 images.
+    Where `recipe.start` is not "tuning" its dead channels are revived: those silent on all of the LR (H, W, 3)
+    uint8 images.
 
     Raises
     ------
@@ -293,6 +300,8 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
             )
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     load_weights(model, folder / "weights.npz")
+    if recipe.start == "tuning":
+        return model
     try:
         networks.revive(model, lr_images, seed=recipe.seed)
     except ValueError as error:
