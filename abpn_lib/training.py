@@ -117,7 +117,7 @@ _SHORT = Recipe(
 _LONGER = replace(_SHORT, steps=100_000, rate=2e-3, start="run", seed=1, bias_rate=0.1, copies=(70, 50))
 
 _LONGEST = replace(_LONGER, steps=80_000, seed=2, first_rate=0.1, large=500_000, large_weight=4.0)
-_TUNED = replace(_LONGEST, steps=8_000, rate=1e-3, start="tuning", seed=3)
+_TUNED = replace(_LONGEST, steps=2_500, rate=1e-3, start="tuning", seed=3)
 _QAT = replace(_SHORT, steps=1_000, rate=3e-4, start="he", average=0.99, warmup=50)
 
 RECIPES: Mapping[str, Recipe] = {
