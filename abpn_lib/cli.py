@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_train(commands)
     _add_quantize(commands)
+    _add_average(commands)
     _add_curves(commands)
     _add_evaluate(commands)
     _add_latency(commands)
@@ -430,6 +431,26 @@ def _quantize(options: argparse.Namespace) -> None:
         paths.append(writer.qat(tuned, tuned_ranges, training.read_run(folder)))
     for path in paths:
         print(path)
+
+
+def _add_average(commands: Any) -> None:
+    command = _command(
+        commands,
+        "average",
+        _average,
+        "average the weights of runs that went on from one run",
+        "abpn average runs/tuned-3 runs/tuned-4 --out runs/abpn-long",
+    )
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train --after` finished")
+    command.add_argument("--out", type=Path, required=True, help="folder of the new run")
+
+
+def _average(options: argparse.Namespace) -> None:
+    _prepare_tensorflow(1)
+    from abpn_lib import training
+
+    training.average(options.runs, options.out, results.Context.here(options.command_line))
+    print(options.out / "weights.npz")
 
 
 def _add_curves(commands: Any) -> None:

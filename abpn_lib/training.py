@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "Run",
     "TrainingError",
+    "average",
     "batch_at",
     "build_after",
     "build_start",
@@ -307,6 +308,43 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     except ValueError as error:
         raise TrainingError(str(error)) from error
     return model
+
+
+def average(folders: Sequence[Path], out: Path, context: results.Context) -> None:
+    """Make the mean of several finished runs' weights a run of its own, in `out`, beside its ``provenance.json``.
+
+    The runs must have gone on from one and the same run: only then do their weights lie in one valley of the loss,
+    and the mean is often better than each. Its provenance names every part.
+
+    Raises
+    ------
+    TrainingError
+        If a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run already.
+
+    References
+    ----------
+    M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022.
+    """
+    runs = [read_run(folder) for folder in folders]
+    starts = [run.provenance.get("started_from", {}).get("weights_sha256") for run in runs]
+    if len(runs) < 2 or None in starts or len(set(starts)) > 1:
+        raise TrainingError("weights can be averaged where two runs or more went on from one: abpn train --after RUN")
+    if (out / "provenance.json").exists():
+        raise TrainingError(f"{out} holds a run: name another folder, or delete it")
+    parts = []
+    for folder in folders:
+        with np.load(folder / "weights.npz", allow_pickle=False) as saved:
+            parts.append(dict(saved))
+    out.mkdir(parents=True, exist_ok=True)
+    _write_npz(out / "weights.npz", {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]})
+    of = []
+    for run, folder in zip(runs, folders, strict=True):
+        own = {key: value for key, value in run.provenance.items() if key != "started_from"}
+        of.append({**own, "weights_sha256": sha256(folder / "weights.npz")})
+    seconds = sum(run.provenance["wall_seconds"] for run in runs)
+    made = {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of}
+    write_atomically(out / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
 
 
 def pixel_psnr(model: keras.Model, pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> float:

@@ -237,6 +237,34 @@ def test_a_run_goes_on_from_another_and_says_so(tmp_path: Path, cat: np.ndarray)
     np.testing.assert_array_equal(start.get_layer("transition").get_weights()[1], _weights(first)["transition/bias:0"])
 
 
+def test_runs_from_one_start_are_averaged_and_say_of_what(tmp_path: Path) -> None:
+    tiny = ["--data", "embedded", "--steps", "2", "--batch", "2", "--patch", "16", "--quiet", "--no-validation"]
+    command = [sys.executable, "-m", "abpn_lib.cli"]
+
+    def train(name: str, *more: str) -> str:
+        folder = str(tmp_path / name)
+        subprocess.run([*command, "train", *tiny, *more, "--out", folder], check=True, capture_output=True)
+        return folder
+
+    first = train("first")
+    runs = [train(f"tuned{seed}", "--recipe", "tuned", "--after", first, "--seed", str(seed)) for seed in (3, 4)]
+    subprocess.run([*command, "average", *runs, "--out", str(tmp_path / "mean")], check=True, capture_output=True)
+    one, other, mean = (_weights(Path(folder)) for folder in (*runs, tmp_path / "mean"))
+    assert (one["dfe1/kernel:0"] != other["dfe1/kernel:0"]).any()
+    np.testing.assert_allclose(mean["dfe1/kernel:0"], (one["dfe1/kernel:0"] + other["dfe1/kernel:0"]) / 2, rtol=1e-6)
+    made = training.read_run(tmp_path / "mean").provenance
+    assert [part["seed"] for part in made["average_of"]] == [3, 4]
+    assert made["command"].startswith("abpn average")
+    for wrong, out in ((["tuned3"], "x"), (["first", "tuned3"], "x"), (["tuned3", "tuned4"], "mean")):
+        refused = subprocess.run(
+            [*command, "average", *(str(tmp_path / name) for name in wrong), "--out", str(tmp_path / out)],
+            capture_output=True, text=True, check=False,
+        )
+        assert refused.returncode == 2
+        assert len(refused.stderr.strip().splitlines()[-1]) > 20
+        assert not (tmp_path / "x").exists()
+
+
 def _weights(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "weights.npz") as saved:
         return dict(saved)
