@@ -116,10 +116,13 @@ RUNS |= {
     f"{network}-seed{seed}": ("table2", f"--network {network} --seed {seed}", None)
     for network in ("abpn", "fsrl") for seed in (1, 2)
 }
-# The default model in three runs: each goes on from the one before, its dead channels revived.
-RUNS["abpn-long"] = ("longest", "--after runs/abpn-second", "qat-long")
+# The default model: a run, a second that goes on from it with dead channels revived, and the mean of short runs after that.
+TUNED = ["abpn-tuned-3", "abpn-tuned-4"]
 PARTS = {"abpn-first": ("long", ""), "abpn-second": ("longer", "--after runs/abpn-first")}
-BEFORE = {"abpn-second": "abpn-first", "abpn-long": "abpn-second"}
+PARTS |= {run: ("tuned", f"--seed {run[-1]} --after runs/abpn-second") for run in TUNED}
+# What a slower first layer gives, on the images that the tuning takes.
+PARTS["abpn-third"] = ("longest", "--after runs/abpn-second")
+BEFORE = {run: changes.split("/")[-1] for run, (_, changes) in PARTS.items() if changes}
 VARIANTS = {"reference": "abpn", "leaky": "abpn-leaky", "batchnorm": "abpn-batchnorm", "text": "abpn-text"}
 
 
@@ -139,26 +142,26 @@ BENCHMARKS = [name for name in ("embedded", "set5", "set14", "bsd100", "urban100
 
 
 # The row `nearest` computes what `abpn` does, bit for bit (S10): it takes the same trained weights.
-WEIGHTS = {run: run for run in RUNS} | {"nearest": "abpn"}
+WEIGHTS = {run: run for run in [*RUNS, "abpn-long"]} | {"nearest": "abpn"}
 
 
 def qat_of(run):
-    return RUNS[WEIGHTS[run]][2]
+    return "qat-long" if run == "abpn-long" else RUNS[WEIGHTS[run]][2]
 
 
 def kinds(run):
     # Equal channels have unequal kernels: with one scale for a whole kernel, abpn-long would lose five dB.
-    tensor = () if run in BEFORE else ("int8-ptq-tensor",)
+    tensor = () if run == "abpn-long" else ("int8-ptq-tensor",)
     return ("fp32", "int8-ptq", *tensor) + (("int8-qat",) if qat_of(run) else ())
 
 
 MODELS = [f"runs/models/{run}-{kind}.tflite" for run in WEIGHTS for kind in kinds(run)]
-MODELS += [f"runs/models/{run}-fp32.tflite" for run in ABLATIONS]
+MODELS += [f"runs/models/{run}-fp32.tflite" for run in [*ABLATIONS, *PARTS]]
 MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in QAT_WAYS]
 
 
 rule train:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS])
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS, "abpn-long"])
 
 
 rule quantize:
@@ -185,6 +188,14 @@ rule train_run:
     shell: "{ABPN} train --recipe {params.recipe} {params.changes} --out runs/{wildcards.run}"
 
 
+rule average:
+    input: [f"runs/{run}/weights.npz" for run in TUNED]
+    output: "runs/abpn-long/weights.npz"
+    params:
+        runs=[f"runs/{run}" for run in TUNED],
+    shell: "{ABPN} average {params.runs} --out runs/abpn-long"
+
+
 rule train_ablation:
     output: "runs/{run}/weights.npz"
     wildcard_constraints:
@@ -204,17 +215,17 @@ for run, weights in WEIGHTS.items():
             network="--network nearest" if run == "nearest" else "",
             name=run,
             qat=f"--qat {qat_of(run)} --save-every 100" if qat_of(run) else "",
-            form="--equalize --round" if run in BEFORE else "--per-tensor",
+            form="--equalize --round" if run == "abpn-long" else "--per-tensor",
         shell:
             "{ABPN} quantize --run runs/{params.run} --out runs/models --name {params.name} {params.network}"
             " {params.form} {params.qat}"
 
 
-rule export_ablation:
+rule export_float:
     input: "runs/{run}/weights.npz"
     output: "runs/models/{run}-fp32.tflite"
     wildcard_constraints:
-        run="|".join(ABLATIONS),
+        run="|".join([*ABLATIONS, *PARTS]),
     shell: "{ABPN} quantize --run runs/{wildcards.run} --out runs/models --name {wildcards.run} --float-only"
 
 
@@ -265,7 +276,7 @@ rule evaluate_images:
 
 
 rule curves:
-    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS]), MODELS
+    input: expand("runs/{run}/weights.npz", run=[*RUNS, *PARTS, *ABLATIONS, "abpn-long"]), MODELS
     output: "runs/records/curves.json"
     params:
         runs=[f"runs/{run}" for run in ABLATIONS] + [f"runs/abpn/{name}" for name in ("qat-table2", *QAT_WAYS)] + [f"runs/{run}" for run in ("abpn", *PARTS, "abpn-long")],
