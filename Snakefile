@@ -116,7 +116,7 @@ RUNS |= {
     f"{network}-seed{seed}": ("table2", f"--network {network} --seed {seed}", None)
     for network in ("abpn", "fsrl") for seed in (1, 2)
 }
-# The default model: a run, a second that goes on from it with dead channels revived, and the mean of short runs after that.
+# The default model: a run, a second that goes on from it with dead channels revived, and the mean of that and two short runs after it.
 TUNED = ["abpn-tuned-3", "abpn-tuned-4"]
 PARTS = {"abpn-first": ("long", ""), "abpn-second": ("longer", "--after runs/abpn-first")}
 PARTS |= {run: ("tuned", f"--seed {run[-1]} --after runs/abpn-second") for run in TUNED}
@@ -189,10 +189,10 @@ rule train_run:
 
 
 rule average:
-    input: [f"runs/{run}/weights.npz" for run in TUNED]
+    input: [f"runs/{run}/weights.npz" for run in ["abpn-second", *TUNED]]
     output: "runs/abpn-long/weights.npz"
     params:
-        runs=[f"runs/{run}" for run in TUNED],
+        runs=[f"runs/{run}" for run in ["abpn-second", *TUNED]],
     shell: "{ABPN} average {params.runs} --out runs/abpn-long"
 
 

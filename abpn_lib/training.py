@@ -313,8 +313,9 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
 def average(folders: Sequence[Path], out: Path, context: results.Context) -> None:
     """Make the mean of several finished runs' weights a run of its own, in `out`, beside its ``provenance.json``.
 
-    The runs must have gone on from one and the same run: only then do their weights lie in one valley of the loss,
-    and the mean is often better than each. Its provenance names every part.
+    The runs must have gone on from one and the same run, which may be among them: only then do their weights lie in
+    one valley of the loss, and the mean is often better than each. Its provenance is the first one's, and names
+    every part.
 
     Raises
     ------
@@ -327,9 +328,11 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
     increasing inference time", ICML 2022.
     """
     runs = [read_run(folder) for folder in folders]
+    ends = [sha256(folder / "weights.npz") for folder in folders]
     starts = [run.provenance.get("started_from", {}).get("weights_sha256") for run in runs]
-    if len(runs) < 2 or None in starts or len(set(starts)) > 1:
-        raise TrainingError("weights can be averaged where two runs or more went on from one: abpn train --after RUN")
+    related = (all(origin in both for both in zip(starts, ends, strict=True)) for origin in starts if origin)
+    if len(set(ends)) < 2 or not any(related):
+        raise TrainingError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
     if (out / "provenance.json").exists():
         raise TrainingError(f"{out} holds a run: name another folder, or delete it")
     parts = []
@@ -339,9 +342,9 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
     out.mkdir(parents=True, exist_ok=True)
     _write_npz(out / "weights.npz", {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]})
     of = []
-    for run, folder in zip(runs, folders, strict=True):
+    for run, end in zip(runs, ends, strict=True):
         own = {key: value for key, value in run.provenance.items() if key != "started_from"}
-        of.append({**own, "weights_sha256": sha256(folder / "weights.npz")})
+        of.append({**own, "weights_sha256": end})
     seconds = sum(run.provenance["wall_seconds"] for run in runs)
     made = {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of}
     write_atomically(out / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
