@@ -252,11 +252,13 @@ def test_runs_from_one_start_are_averaged_and_say_of_what(tmp_path: Path) -> Non
     one, other, mean = (_weights(Path(folder)) for folder in (*runs, tmp_path / "mean"))
     assert (one["dfe1/kernel:0"] != other["dfe1/kernel:0"]).any()
     np.testing.assert_allclose(mean["dfe1/kernel:0"], (one["dfe1/kernel:0"] + other["dfe1/kernel:0"]) / 2, rtol=1e-6)
-    subprocess.run([*command, "average", first, runs[0], "--out", str(tmp_path / "half")], check=True, capture_output=True)
+    half = [*command, "average", first, runs[0], "--out", str(tmp_path / "half")]
+    subprocess.run(half, check=True, capture_output=True)
+    train("unrelated", "--seed", "1")
     made = training.read_run(tmp_path / "mean").provenance
     assert [part["seed"] for part in made["average_of"]] == [3, 4]
     assert made["command"].startswith("abpn average")
-    for wrong, out in ((["tuned3"], "x"), (["tuned3", "mean"], "x"), (["tuned3", "tuned4"], "mean")):
+    for wrong, out in ((["tuned3"], "x"), (["unrelated", "tuned3"], "x"), (["tuned3", "tuned4"], "mean")):
         refused = subprocess.run(
             [*command, "average", *(str(tmp_path / name) for name in wrong), "--out", str(tmp_path / out)],
             capture_output=True, text=True, check=False,
