@@ -336,7 +336,7 @@ def train_qat(
     network with the new weights and its new ranges; the network given is not changed.
 
     Where `recipe.ranges` is "moving" they follow the batches, as in the authors' code. A batch of small patches
-    holds fewer extremes than an image does, so that they come to clip what a large image has; "kept" leaves them.
+    holds fewer extremes than an image does, so that they may come to clip what a large image has; "kept" leaves them.
     """
     learner = fake_quantize(model, ranges, learn=recipe.ranges == "moving")
     learner = training.train(recipe, hr_images, folder, model=learner, **options)
