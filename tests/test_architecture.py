@@ -17,7 +17,7 @@ PACKAGE = Path(abpn_lib.__file__).parent
 # From the ground up: a module imports only from floors below its own.
 FLOORS = (
     ("files",),
-    ("degradation", "metrics", "models", "paper", "results"),
+    ("degradation", "metrics", "models", "paper", "results", "statistics"),
     ("datasets",),
     ("graphs", "networks", "optimizers", "runtime"),
     ("training",),
