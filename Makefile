@@ -14,7 +14,7 @@ book: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/ruff check .
-	$(BIN)/mypy abpn_lib
+	$(BIN)/mypy
 	$(BIN)/pytest -n $(CORES) --dist loadfile
 
 # The stamp is touched last, so that an installation that broke off is done again.

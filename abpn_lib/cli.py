@@ -18,13 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from abpn_lib import datasets, models, results
-from abpn_lib.files import sha256
+from abpn_lib.files import AbpnError, InputError, sha256
 
 __all__ = ["main", "parser"]
 
-
-class UsageError(Exception):
-    """Bad input that only the command line can have."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if isinstance(error, (OSError, UsageError)) or type(error).__module__.startswith("abpn_lib."):
-            print(f"abpn: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        raise
+        if not isinstance(error, (OSError, AbpnError)):
+            raise
+        print(f"abpn: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -105,7 +102,7 @@ def _add_models(commands: Any) -> None:
 def _models(options: argparse.Namespace) -> None:
     catalogue = models.catalogue()
     if options.out:
-        from abpn_lib import evaluation
+        from abpn_lib import measure as evaluation
 
         results.save(options.out, evaluation.records_of_models(catalogue, results.Context.here(options.command_line)))
     if options.json:
@@ -156,33 +153,33 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".g
 def _image_pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Which file becomes which: one file, or all images of a folder (kept apart by their names)."""
     if not source.exists():
-        raise UsageError(f"{source} does not exist: name an image or a folder of images")
+        raise InputError(f"{source} does not exist: name an image or a folder of images")
     if not source.is_dir():
         if target.is_dir():
-            raise UsageError(f"{target} is a folder: name the file to write, for example {target / source.name}")
+            raise InputError(f"{target} is a folder: name the file to write, for example {target / source.name}")
         return [(source, target)]
     if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is a file, but {source} is a folder: name a folder to write to")
+        raise InputError(f"{target} is a file, but {source} is a folder: name a folder to write to")
     inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not inputs:
-        raise UsageError(f"{source} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{source} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     # PNG throughout: a JPEG of an enlarged JPEG would lose what was just won.
     outputs = [target / f"{path.stem}.png" for path in inputs]
     twice = next((path for path in outputs if outputs.count(path) > 1), None)
     if twice:
-        raise UsageError(f"several images of {source} would become {twice}: rename one")
+        raise InputError(f"several images of {source} would become {twice}: rename one")
     return list(zip(inputs, outputs, strict=True))
 
 
 def _upscale(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from abpn_lib import runtime
+    from abpn_lib.tflite import runtime
 
     pairs = _image_pairs(options.input, options.output)
     same = next((source for source, target in pairs if target.exists() and source.samefile(target)), None)
     if same:
-        raise UsageError(f"{same} would be overwritten by its own enlargement: name another output")
+        raise InputError(f"{same} would be overwritten by its own enlargement: name another output")
     upscaler = runtime.Upscaler(_model_path(options.model), threads=options.threads, kernels=options.kernels)
     if options.input.is_dir():
         options.output.mkdir(parents=True, exist_ok=True)
@@ -191,9 +188,9 @@ def _upscale(options: argparse.Namespace) -> None:
         try:
             image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
             runtime.save_image(image, target)
-        except runtime.ImageError as error:
+        except runtime.InputError as error:
             # Of several images the reader must know which one.
-            raise UsageError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
+            raise InputError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
     seconds = time.perf_counter() - started
     if options.input.is_dir() and not options.quiet:
         rate = len(pairs) / seconds
@@ -218,11 +215,11 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from abpn_lib import graphs
     from abpn_lib.files import write_atomically
+    from abpn_lib.tflite import graphs
 
     if options.batch > 1 and not options.size:
-        raise UsageError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
+        raise InputError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
     content = _model_path(options.model).read_bytes()
     if options.io == "int8":
         content = graphs.with_int8_interface(content)
@@ -313,7 +310,7 @@ def _validation(options: argparse.Namespace, scale: int) -> list[tuple[Any, Any]
 
 def _train(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib import training
+    from abpn_lib.train import training
 
     chosen = training.recipe(
         options.recipe,
@@ -383,7 +380,9 @@ def _add_quantize(commands: Any) -> None:
 
 def _quantize(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib import networks, quantization, training
+    from abpn_lib import networks
+    from abpn_lib.int8 import quantization
+    from abpn_lib.train import training
 
     finished = training.read_run(options.run_folder)
     base = finished.recipe
@@ -447,7 +446,7 @@ def _add_average(commands: Any) -> None:
 
 def _average(options: argparse.Namespace) -> None:
     _prepare_tensorflow(1)
-    from abpn_lib import training
+    from abpn_lib.train import training
 
     training.average(options.runs, options.out, results.Context.here(options.command_line))
     print(options.out / "weights.npz")
@@ -468,7 +467,7 @@ def _add_curves(commands: Any) -> None:
 
 def _curves(options: argparse.Namespace) -> None:
     _prepare_tensorflow(1)
-    from abpn_lib import training
+    from abpn_lib.train import training
 
     images = datasets.spaced_lr_images("embedded", 8, 3)
     records = [record for folder in options.runs for record in training.records_of_run(folder)]
@@ -477,7 +476,7 @@ def _curves(options: argparse.Namespace) -> None:
     if not options.json:
         for record in records:
             unit = record.unit or "dead channels"
-            print(f"{record.subject:32} step {record.conditions['step']:>7} {record.value:8.3f} {unit}")
+            print(f"{record.subject:32} step {record.columns['step']:>7} {record.value:8.3f} {unit}")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -512,11 +511,13 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from abpn_lib import evaluation, metrics, runtime
+    from abpn_lib import measure as evaluation
+    from abpn_lib import metrics
+    from abpn_lib.tflite import runtime
 
     protocol = {"authors": metrics.AUTHORS, "field": metrics.FIELD}[options.protocol]
     if options.subject and len(options.model) > 1:
-        raise UsageError(f"--subject names one model, and there are {len(options.model)}: leave it out")
+        raise InputError(f"--subject names one model, and there are {len(options.model)}: leave it out")
     upscalers: dict[str, Any] = {}
     digests, scales = {}, set()
     for name in options.model:
@@ -531,10 +532,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             scales.add(upscaler.scale)
     if len(scales) > 1:
         factors = " and ".join(map(str, sorted(scales)))
-        raise UsageError(f"the models enlarge by {factors}: evaluate one scale at a time")
+        raise InputError(f"the models enlarge by {factors}: evaluate one scale at a time")
     if options.data not in datasets.DATASETS or options.data == "authors":
         datasets.dataset(options.data)
-        raise UsageError(f"{options.data} holds no images")
+        raise InputError(f"{options.data} holds no images")
     _require(options.data)
     (scale,) = scales
     all_scores = evaluation.evaluate_all(
@@ -554,7 +555,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         images = [score.name for score in scores] if options.image == ["all"] else options.image
         records += evaluation.records_of_images(scores, images, context, subject, options.data, protocol, digest)
     if options.raw:
-        records = [replace(record, conditions={**record.conditions, "reading": "raw"}) for record in records]
+        records = [replace(record, columns={**record.columns, "reading": "raw"}) for record in records]
     _give(records, options)
     if not options.json:
         for subject, scores in all_scores.items():
@@ -569,7 +570,7 @@ def _command_for(model: str, line: str) -> str:
 
 
 def _print_scores(subject: str, scores: Sequence[Any]) -> None:
-    from abpn_lib import evaluation
+    from abpn_lib import measure as evaluation
 
     mean = evaluation.summary(scores)
     rows = [
@@ -622,7 +623,7 @@ def _add_latency(commands: Any) -> None:
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() and 0 < int(side) <= 16384 for side in sides):
-        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, such as 640x360")
+        raise InputError(f"--size {text!r} is not WIDTHxHEIGHT, such as 640x360")
     return int(sides[0]), int(sides[1])
 
 
@@ -631,7 +632,7 @@ def _latency(options: argparse.Namespace) -> None:
 
     width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
     if options.device is None and (options.benchmark_model or options.benchmark_sha256):
-        raise UsageError("--benchmark-model and --benchmark-sha256 are for a phone: name it with --device android")
+        raise InputError("--benchmark-model and --benchmark-sha256 are for a phone: name it with --device android")
     with tempfile.TemporaryDirectory() as scratch:
         if options.device is None:
             _latency_here(options, height, width, Path(scratch))
@@ -642,7 +643,7 @@ def _latency(options: argparse.Namespace) -> None:
 def _timed_files(
     options: argparse.Namespace, height: int, width: int, folder: Path, default: Sequence[str]
 ) -> dict[str, Path]:
-    from abpn_lib import latency
+    from abpn_lib.timing import latency
 
     if options.nodes:
         _prepare_tensorflow(1)
@@ -652,7 +653,7 @@ def _timed_files(
 
 
 def _latency_here(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
-    from abpn_lib import latency
+    from abpn_lib.timing import latency
 
     threads, rounds = options.threads or 1, options.rounds or 15
     sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
@@ -663,7 +664,7 @@ def _latency_here(options: argparse.Namespace, height: int, width: int, scratch:
     timings = latency.measure(candidates, rounds=rounds)
     conditions = latency.conditions(height, width, threads=threads, kernels=options.kernels)
     if options.nodes:
-        conditions["channels"] = str(options.channels)
+        conditions["channels"] = options.channels
     records = latency.timing_records(timings, results.Context.here(options.command_line), conditions=conditions)
     _give(records, options)
     if not options.json:
@@ -677,7 +678,7 @@ def _latency_here(options: argparse.Namespace, height: int, width: int, scratch:
 
 def _print_ratios(timings: Mapping[str, Any]) -> None:
     """Each candidate against the first, by rounds taken side by side."""
-    from abpn_lib import latency
+    from abpn_lib.timing import latency
 
     first, *others = timings
     for name in others:
@@ -688,13 +689,13 @@ def _print_ratios(timings: Mapping[str, Any]) -> None:
 
 
 def _latency_android(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
-    from abpn_lib import android, latency
+    from abpn_lib.timing import android, latency
 
     kind, _, serial = options.device.partition(":")
     if kind != "android":
-        raise UsageError(f"--device {options.device!r} is not android or android:SERIAL")
+        raise InputError(f"--device {options.device!r} is not android or android:SERIAL")
     if options.out and not options.out.parent.is_dir():
-        raise UsageError(f"{options.out}: its folder does not exist")
+        raise InputError(f"{options.out}: its folder does not exist")
     phone = android.find(serial or None)
     tool = android.benchmark_model(options.benchmark_model, options.benchmark_sha256)
     files = _timed_files(options, height, width, scratch, android.MODELS)
@@ -708,7 +709,7 @@ def _latency_android(options: argparse.Namespace, height: int, width: int, scrat
         "context": results.Context.here(shlex.join(words).replace(f"--device={options.device}", "--device=android")),
         "size": f"{width}x{height}",
         "tool_sha256": sha256(tool),
-        "conditions": {"channels": str(options.channels)} if options.nodes else {},
+        "conditions": {"channels": options.channels} if options.nodes else {},
     }, {name: sha256(path) for name, path in files.items()})
 
 
@@ -718,7 +719,7 @@ def _follow_android(
     """Write and print each run as it ends; where the phone fails, say where the results so far are."""
     from contextlib import closing
 
-    from abpn_lib import android
+    from abpn_lib.timing import android
 
     records: list[results.Record] = []
     if not options.json:
@@ -738,11 +739,11 @@ def _follow_android(
                     told = ", ".join(f"{name} {part}" for name, part in run.report.taken.items() if part)
                     print(f"{where} {run.report.value_ms:9.2f} ms  {interval}  {told}  {run.after}", flush=True)
         if not records:
-            raise android.AndroidError(f"{phone.serial}: no model ran on it; the lines above say why")
-    except android.AndroidError as error:
+            raise android.DeviceError(f"{phone.serial}: no model ran on it; the lines above say why")
+    except android.DeviceError as error:
         kept = options.out or ("standard output" if options.json else "the lines above")
         told = f"; the {len(records)} results so far are in {kept}" if records else ""
-        raise UsageError(f"{error}{told}") from error
+        raise InputError(f"{error}{told}") from error
     finally:
         if options.json and records:
             print(json.dumps([asdict(record) for record in records], indent=1))
@@ -769,7 +770,7 @@ def _add_throughput(commands: Any) -> None:
 
 def _throughput(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib import throughput
+    from tools import throughput
 
     fields = ("network", "batch", "patch", "threads", "rounds", "steps")
     setting = throughput.Setting(**{field: getattr(options, field) for field in fields})
@@ -818,7 +819,7 @@ def _add_arm64(commands: Any) -> None:
 
 
 def _arm64(options: argparse.Namespace) -> None:
-    from abpn_lib import arm64
+    from tools.arm64 import arm64
 
     if options.prepare:
         prefix = arm64.prepare(options.prefix)
@@ -826,7 +827,7 @@ def _arm64(options: argparse.Namespace) -> None:
         return
     sizes = [_size(text)[::-1] for text in options.size] if options.size else list(arm64.SIZES)
     if options.out and not options.out.parent.is_dir():
-        raise UsageError(f"{options.out}: its folder does not exist")
+        raise InputError(f"{options.out}: its folder does not exist")
     emulator = arm64.find_emulator()
     prefix = arm64.open_prefix(options.prefix)
     machines = [arm64.start(prefix, emulator, cpu) for cpu in _once(options.cpu or arm64.CPUS)]
@@ -875,12 +876,13 @@ def _add_claims(commands: Any) -> None:
 
 
 def _claims(options: argparse.Namespace) -> None:
-    from abpn_lib import android, claims
+    from abpn_lib.claims.ledger import ledger as claims
+    from abpn_lib.timing import android
 
     added = {path: results.load(path, "measured") for path in (*options.add, *options.records)}
     for path, rows in added.items():
         if any(map(android.not_a_phone, rows)):
-            raise UsageError(f"{path} comes from an emulator or a stand-in, not from a phone: leave it out")
+            raise InputError(f"{path} comes from an emulator or a stand-in, not from a phone: leave it out")
     ledger = claims.ledger([*(record for rows in added.values() for record in rows), *results.recorded()])
     if options.json:
         print(claims.to_json(ledger))

@@ -29,10 +29,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from abpn_lib.degradation import bicubic_down, crop_to_multiple
-from abpn_lib.files import sha256
+from abpn_lib.files import DataError, sha256
 
 __all__ = [
-    "DATASETS", "EMBEDDED", "OFFICIAL", "DataError", "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
+    "DATASETS", "EMBEDDED", "OFFICIAL",  "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
     "fingerprint", "images", "official_model", "read_image", "spaced_lr_images",
     "verify",
 ]
@@ -54,9 +54,6 @@ OFFICIAL = {
 All four are INT8.
 """
 
-
-class DataError(Exception):
-    """A file or data set that is missing, wrong, or cannot be fetched; the message names the remedy."""
 
 
 @dataclass(frozen=True)

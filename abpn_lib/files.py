@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and hashing them."""
+"""Writing files whole or not at all, hashing them, and the errors that a caller can act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,33 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["sha256", "write_atomically"]
+__all__ = [
+    "AbpnError", "BuildError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "write_atomically",
+]
+
+
+class AbpnError(Exception):
+    """Something that the user can mend; the message is one line and names the remedy."""
+
+
+class InputError(AbpnError):
+    """An option, a name, an image or a recipe that cannot be taken."""
+
+
+class DataError(AbpnError):
+    """A file, data set, record or run that is missing, wrong, or cannot be fetched."""
+
+
+class ModelError(AbpnError):
+    """A model that is not there, cannot be read, or cannot be made."""
+
+
+class DeviceError(AbpnError):
+    """A device that is not there, or something that cannot be timed on it."""
+
+
+class BuildError(AbpnError):
+    """A step from the notebooks to the site that cannot be done."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

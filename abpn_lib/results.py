@@ -1,68 +1,50 @@
 """The record: one measured value with everything needed to trace it and to measure it again.
 
-Records are plain JSON. Those of long runs are shipped in ``abpn_lib/records`` (kind *recorded*);
-those of the run at hand are made by `Context.record` (kind *measured*). A quoted value is never a
-record: it stands in `abpn_lib.paper`.
+A record has **columns** that say of what and under which conditions it was measured: network, form ("fp32",
+"int8-ptq", ...), seed, dataset, protocol, size, threads, kernels, ... Pages ask for a tidy `frame` of them.
+
+Records are plain JSON. Those of long runs are shipped in ``abpn_lib/records`` (kind *recorded*); those of the run
+at hand are made by `Context.record` (kind *measured*). A quoted value is never a record: it stands in
+`abpn_lib.paper`.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import importlib.resources
 import json
-import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from abpn_lib.files import write_atomically
+from abpn_lib.files import DataError, write_atomically
+from abpn_lib.values import Value
 
-__all__ = ["Context", "Record", "ResultError", "find", "load", "recorded", "save"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ANY", "Context", "Record",  "columns_of", "find", "frame", "load", "recorded", "save"]
 
 Kind = Literal["measured", "recorded"]
+Column = str | int
 
+ANY = object()
+"""As a condition of `frame` or `find`: whatever stands in that column, and also nothing."""
 
-class ResultError(Exception):
-    """A record file that cannot be read, or a record that is not there."""
+PROTOCOL = "rgb-border1"
+"""The authors' protocol by its name in the records: PSNR in RGB, one border pixel cropped."""
 
+# What is meant unless a condition says otherwise: the authors' protocol, a whole data set, the first seed.
+_USUAL: Mapping[str, Any] = {"protocol": PROTOCOL, "image": None, "reading": None}
+_SCORES = ("psnr", "ssim")
 
-@dataclass(frozen=True)
-class Record:
-    """One measured value.
-
-    `quantity` is what was measured ("psnr", "ssim", "latency", ...), `subject` of what (a model, a
-    meta-node), `conditions` under which ("dataset", "protocol", "threads", "kernels", "size", ...).
-    `spread` is an interval (low, high) in the same unit, and `spread_is` says which. `count` is the
-    number of images or repeats behind the value.
-    """
-
-    quantity: str
-    subject: str
-    value: float
-    unit: str
-    command: str
-    device: str
-    versions: Mapping[str, str]
-    commit: str
-    date: str
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    count: int = 1
-    spread: tuple[float, float] | None = None
-    spread_is: str = ""
-    model_sha256: str = ""
-    seed: int | None = None
-    kind: Kind = "recorded"
-
-    @property
-    def id(self) -> str:
-        """What is measured, in one line: two records of one id measure the same quantity."""
-        conditions = ",".join(f"{key}={self.conditions[key]}" for key in sorted(self.conditions))
-        return f"{self.quantity}/{self.subject}" + (f"[{conditions}]" if conditions else "")
 
 
 @dataclass(frozen=True)
@@ -80,18 +62,154 @@ class Context:
         """The context of this machine, this moment and this code."""
         return cls(command, _device(), _versions(), _commit(), datetime.datetime.now(datetime.UTC).date().isoformat())
 
-    def record(self, quantity: str, subject: str, value: float, unit: str, **rest: Any) -> Record:
-        """A freshly measured value; `rest` are further fields of `Record`."""
+    def record(
+        self, quantity: str, subject: str, value: float, unit: str, *, count: int = 1,
+        spread: tuple[float, float] | None = None, spread_is: str = "", model_sha256: str = "", **columns: Column,
+    ) -> Record:
+        """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`)."""
+        every = {**columns_of(subject), **columns}
         return Record(
-            quantity, subject, float(value), unit, self.command, self.device, self.versions, self.commit, self.date,
-            **{"kind": "measured", **rest},
+            quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, kind="measured"
         )
 
 
+@dataclass(frozen=True)
+class Record:
+    """One measured value.
+
+    `quantity` is what was measured ("psnr", "latency", ...), `columns` of what and under which conditions.
+    `spread` is an interval (low, high) in the same unit, and `spread_is` says which. `count` is the number of images
+    or repeats behind the value.
+    """
+
+    quantity: str
+    value: float
+    unit: str
+    columns: Mapping[str, Column]
+    context: Context
+    count: int = 1
+    spread: tuple[float, float] | None = None
+    spread_is: str = ""
+    model_sha256: str = ""
+    kind: Kind = field(default="recorded", kw_only=True)
+
+    @property
+    def subject(self) -> str:
+        """Of what this was measured, as a name: the inverse of `columns_of`."""
+        seed = f"-seed{self.columns['seed']}" if self.columns.get("seed") else ""
+        form = f"-{self.columns['form']}" if self.columns.get("form") else ""
+        part = f"#{self.columns['operator']}" if "operator" in self.columns else ""
+        over = f"/{self.columns['over']}" if "over" in self.columns else ""
+        return f"{self.columns.get('network', '')}{seed}{form}{part}{over}"
+
+    @property
+    def id(self) -> str:
+        """What is measured, in one line: two records of one id measure the same quantity."""
+        rest = sorted(self.columns.keys() - _NAMING)
+        conditions = ",".join(f"{key}={self.columns[key]}" for key in rest)
+        return f"{self.quantity}/{self.subject}" + (f"[{conditions}]" if conditions else "")
+
+    @property
+    def shown(self) -> Value:
+        """The value as a page shows it: with unit, kind, interval and source."""
+        return Value(self.value, self.unit, self.kind, f"{self.id}; {self.context.command}", interval=self.spread)
+
+    def get(self, column: str, default: Any = None) -> Any:
+        """What stands in a column, or `default`."""
+        return self.columns.get(column, default)
+
+
+_NAMING = {"network", "seed", "form", "operator", "over"}
+_NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:fp32|int8)[^/#]*))?"
+                   r"(?:#(?P<operator>[^/]*))?(?:/(?P<over>.*))?")
+
+
+@functools.cache
+def columns_of(name: str) -> Mapping[str, Column]:
+    """What a model's name says: network, seed (if not the first), form; after # one operator, after / what it is over.
+
+    Examples
+    --------
+    >>> columns_of("abpn-seed1-int8-ptq")
+    {'network': 'abpn', 'seed': 1, 'form': 'int8-ptq'}
+    """
+    found = _NAME.fullmatch(name)
+    named = {key: text for key, text in found.groupdict().items() if text} if found else {}
+    return {key: int(text) if key == "seed" else text for key, text in named.items()}
+
+
+def frame(quantity: str, records: Iterable[Record] | None = None, **where: Any) -> pd.DataFrame:
+    """The records of one quantity as a tidy pandas frame: a row each, a column for each of their columns.
+
+    The further columns are `value` (a `Value`), `count`, `kind` and `record`. `records` are the shipped ones unless
+    others are given. `where` names conditions: a value, a list of values, None (nothing in that column) or `ANY`.
+    PSNR and SSIM are those of whole data sets under the authors' protocol, unless conditions say otherwise. Where
+    several records measure the same, one of the run at hand is kept.
+    """
+    import pandas as pd
+
+    found = select(quantity, recorded() if records is None else records, **where)
+    rows = [
+        {"seed": 0, **r.columns, "value": r.shown, "count": r.count, "kind": r.kind, "record": r} for r in found
+    ]
+    wanted = [key for key, value in where.items() if value is not None and value is not ANY]
+    return pd.DataFrame(rows, columns=None if rows else [*wanted, "value", "count", "kind", "record"])
+
+
+def select(quantity: str, records: Iterable[Record], **where: Any) -> list[Record]:
+    """The records that `frame` has rows of; of those that measure the same, the measured or else the first one."""
+    if quantity in _SCORES:
+        where = {**_USUAL, **where}
+    best: dict[str, Record] = {}
+    for record in records:
+        if record.quantity == quantity and all(_holds(record, key, wanted) for key, wanted in where.items()):
+            known = best.get(record.id)
+            if known is None or (known.kind, record.kind) == ("recorded", "measured"):
+                best[record.id] = record
+    return list(best.values())
+
+
+def _holds(record: Record, column: str, wanted: Any) -> bool:
+    found = record.columns.get(column, 0 if column == "seed" else None)
+    if wanted is ANY:
+        return True
+    return found in wanted if isinstance(wanted, (list, tuple, set, Mapping)) else found == wanted
+
+
+def find(quantity: str, records: Iterable[Record], **where: Any) -> Record:
+    """The first record that `frame` would have a row of.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    hits = select(quantity, records, **where)
+    if not hits:
+        raise DataError(f"no record of {quantity} with {where}")
+    return hits[0]
+
+
+# Files: contexts stand once, and a row names its own by number.
+
+_FIELDS = ("quantity", "value", "unit", "count", "spread", "spread_is", "model_sha256", "context")
+_DEFAULTS = {"count": 1, "spread": None, "spread_is": "", "model_sha256": ""}
+
+
 def save(path: Path, records: Iterable[Record]) -> None:
-    """Write records to a JSON file, whole or not at all."""
-    rows = [{key: value for key, value in asdict(record).items() if key != "kind"} for record in records]
-    write_atomically(path, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write records to a JSON file, whole or not at all. Their kind is not kept: a file is read as recorded ones."""
+    contexts: list[dict[str, Any]] = []
+    rows = []
+    for record in records:
+        context = asdict(record.context)
+        if context not in contexts:
+            contexts.append(context)
+        own = {name: getattr(record, name) for name in _FIELDS[:-1]}
+        told = {key: value for key, value in own.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+        rows.append({**told, **record.columns, "context": contexts.index(context)})
+    lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
+    head = json.dumps(contexts, indent=1, ensure_ascii=False)
+    write_atomically(path, f'{{"contexts": {head},\n"records": [\n{lines}\n]}}\n'.encode())
 
 
 def load(path: Path, kind: Kind = "recorded") -> list[Record]:
@@ -99,63 +217,68 @@ def load(path: Path, kind: Kind = "recorded") -> list[Record]:
 
     Raises
     ------
-    ResultError
-        If it is not such a file.
+    DataError
+        If it is not such a file, or a value in it cannot have been measured.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [_from_row(row, kind) for row in rows]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ResultError(f"{path} is not a file of records ({error})") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        contexts = [_context(row) for row in content["contexts"]]
+        return [_record(row, contexts, kind) for row in content["records"]]
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise DataError(f"{path} is not a file of records ({error})") from error
 
 
-def _from_row(row: Mapping[str, Any], kind: Kind) -> Record:
-    spread = tuple(row["spread"]) if row.get("spread") else None
-    record = Record(**{**row, "value": float(row["value"]), "spread": spread, "kind": kind})
-    _demand_sound(record)
-    return record
+def _context(row: Mapping[str, Any]) -> Context:
+    context = Context(**row)
+    texts = [context.command, context.device, context.commit, context.date, *context.versions.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a context holds something that is not text")
+    return context
 
 
-_TEXTS = ("quantity", "subject", "unit", "command", "device", "commit", "date", "spread_is", "model_sha256")
+def _record(row: Mapping[str, Any], contexts: list[Context], kind: Kind) -> Record:
+    """Files come from strangers: a malformed record is rejected here, not inside a rule."""
+    own = {**_DEFAULTS, **{key: row[key] for key in _FIELDS if key in row}}
+    columns = {key: value for key, value in row.items() if key not in _FIELDS}
+    if not all(isinstance(own[key], str) for key in ("quantity", "unit", "spread_is", "model_sha256")):
+        raise TypeError(f"a record of {own['quantity']!r} has something that is not text where text belongs")
+    if not all(type(value) in (str, int) for value in columns.values()) or type(columns.get("seed", 0)) is not int:
+        raise TypeError(f"a column of a record of {own['quantity']} is neither text nor a whole number")
+    if type(own["context"]) is not int or not 0 <= own["context"] < len(contexts):
+        raise ValueError("a record names a context that is not there")
+    if type(own["count"]) is not int or own["count"] < 1:
+        raise ValueError(f"its count {own['count']!r} is no number of measurements")
+    spread = own["spread"]
+    if spread is not None:
+        if len(spread) != 2 or not all(_is_number(end) for end in spread) or spread[0] > spread[1]:
+            raise ValueError("its spread is not two numbers in order")
+        spread = (float(spread[0]), float(spread[1]))
+    value = own["value"]
+    if not _is_number(value) or (own["quantity"] in _TIMES and not value >= _SHORTEST_MS):
+        raise ValueError(f"its {own['quantity']} {str(value)[:40]} cannot have been measured")
+    return Record(
+        own["quantity"], float(value), own["unit"], columns, contexts[own["context"]], own["count"], spread,
+        own["spread_is"], own["model_sha256"], kind=kind,
+    )
 
 
-def _demand_sound(record: Record) -> None:
-    # A file may come from another device, by way of anybody's hands: what is wrong shall show here, not in a rule.
-    for name in _TEXTS:
-        if not isinstance(getattr(record, name), str):
-            raise TypeError(f"its {name} is not text")
-    for name in ("conditions", "versions"):
-        entries = getattr(record, name)
-        if not isinstance(entries, Mapping) or not all(isinstance(text, str) for text in entries.values()):
-            raise TypeError(f"its {name} are not names with texts")
-    if math.isnan(record.value) or type(record.count) is not int or record.count < 1:
-        raise ValueError(f"its value {record.value} or its count {record.count!r} is no measurement")
-    if record.spread and (len(record.spread) != 2 or not all(isinstance(end, (int, float)) for end in record.spread)):
-        raise ValueError("its spread is not two numbers")
+_TIMES, _SHORTEST_MS = ("latency",), 1e-6
+
+
+def _is_number(value: object) -> bool:
+    # The range keeps out what no float holds: JSON has whole numbers of any length.
+    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
 def recorded() -> list[Record]:
     """All records shipped with the library."""
+    return list(_recorded())
+
+
+@functools.cache
+def _recorded() -> tuple[Record, ...]:
     folder = Path(str(importlib.resources.files("abpn_lib") / "records"))
-    return [record for path in sorted(folder.glob("*.json")) for record in load(path)]
-
-
-def find(records: Iterable[Record], quantity: str, subject: str, **conditions: str) -> Record:
-    """The one record of a quantity under the conditions named; a freshly measured one comes first.
-
-    Raises
-    ------
-    ResultError
-        If there is none.
-    """
-    hits = [
-        record for record in records
-        if (record.quantity, record.subject) == (quantity, subject)
-        and all(record.conditions.get(key) == value for key, value in conditions.items())
-    ]
-    if not hits:
-        raise ResultError(f"no record of {quantity}/{subject} with {conditions}")
-    return next((record for record in hits if record.kind == "measured"), hits[0])
+    return tuple(record for path in sorted(folder.glob("*.json")) for record in load(path))
 
 
 def _device() -> str:

@@ -31,8 +31,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from abpn_lib import android, claims, cli, datasets, latency, models, results
+from abpn_lib import cli, datasets, models, results
+from abpn_lib.claims.ledger import ledger as claims
 from abpn_lib.files import sha256
+from abpn_lib.timing import android, latency
 
 MODEL = "abpn-int8-ptq"
 PYTHON = f"#!{sys.executable} -SsE\n"
@@ -327,7 +329,7 @@ def test_a_model_of_one_size_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "fixed.tflite"
     path.write_bytes(latency.fixed_copy(models.find(MODEL), 20, 28))
     assert latency.fixed_copy(path, 20, 28) == latency.fixed_copy(path) == path.read_bytes()
-    with pytest.raises(latency.LatencyError, match="not 48x32 images"):
+    with pytest.raises(latency.DeviceError, match="not 48x32 images"):
         latency.fixed_copy(path, 32, 48)
 
 
@@ -472,7 +474,7 @@ def test_the_soc_has_several_names(fake: Fake, properties: dict[str, str], soc: 
 @pytest.mark.parametrize("properties", [{}, {"ro.product.model": "Pixel 7"}, {"ro.build.version.release": "14"}])
 def test_what_does_not_say_what_it_is_is_refused(fake: Fake, properties: dict[str, str]) -> None:
     fake.properties(**properties)
-    with pytest.raises(android.AndroidError, match="FA1 does not say what it is"):
+    with pytest.raises(android.DeviceError, match="FA1 does not say what it is"):
         android.find()
 
 
@@ -509,7 +511,7 @@ def test_an_old_phone_and_an_old_tool_do_too(fake: Fake, small: dict[str, bytes]
 
 def test_several_phones_are_told_apart(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.plans(devices={"FA1": USUAL, "192.168.1.20:5555": USUAL, "FA3": "offline transport_id:3"})
-    with pytest.raises(android.AndroidError, match=r"several phones, FA1 \(device\), .*, FA3 \(offline\): name one"):
+    with pytest.raises(android.DeviceError, match=r"several phones, FA1 \(device\), .*, FA3 \(offline\): name one"):
         android.find()
     assert android.find("192.168.1.20:5555").serial == "192.168.1.20:5555"
     monkeypatch.setenv("ANDROID_SERIAL", "FA1")
@@ -569,7 +571,7 @@ def test_kernels_are_those_that_ran(fake: Fake, small: dict[str, bytes]) -> None
 ])
 def test_a_phone_that_cannot_be_used_is_named(fake: Fake, plan: dict[str, Any], serial: str | None, told: str) -> None:
     fake.plans(**plan)
-    with pytest.raises(android.AndroidError) as caught:
+    with pytest.raises(android.DeviceError) as caught:
         android.find(serial)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -596,7 +598,7 @@ def test_the_fake_has_adb_s_own_words_too(fake: Fake) -> None:
 
 def test_without_adb_one_is_told_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(android.AndroidError, match="adb is not installed: install"):
+    with pytest.raises(android.DeviceError, match="adb is not installed: install"):
         android.find()
 
 
@@ -608,7 +610,7 @@ def test_without_adb_one_is_told_to_install_it(tmp_path: Path, monkeypatch: pyte
 def test_a_full_phone_is_named(fake: Fake, small: dict[str, bytes], plan: dict[str, Any], told: str) -> None:
     assert len(TOOL) < 9000 < 20000 < len(small[MODEL])
     fake.plans(**plan)
-    with pytest.raises(android.AndroidError) as caught:
+    with pytest.raises(android.DeviceError) as caught:
         run_all(fake, small, *cpu(1))
     assert told in str(caught.value)
     assert fake.left_behind == []
@@ -620,14 +622,14 @@ def test_a_push_that_fails_is_named(fake: Fake, small: dict[str, bytes], tmp_pat
     phone = android.find()
     # A folder stands where the file is to go.
     fake.write(fake.phone / "system/bin/mkdir", '#!/bin/sh\nexec /bin/mkdir -p "$1/benchmark_model"\n', 0o755)
-    with pytest.raises(android.AndroidError, match=r"model could not be pushed to FA1 \(adb: error: .*Is a dir"):
+    with pytest.raises(android.DeviceError, match=r"model could not be pushed to FA1 \(adb: error: .*Is a dir"):
         list(android.measure(phone, gone, small, cpu(1)))
     assert fake.left_behind == []
     fake.write(fake.phone / "system/bin/mkdir", "#!/bin/sh\necho 'mkdir: Permission denied' >&2; exit 1\n", 0o755)
-    with pytest.raises(android.AndroidError, match=r"no folder in /data/local/tmp \(mkdir: Permission denied\)"):
+    with pytest.raises(android.DeviceError, match=r"no folder in /data/local/tmp \(mkdir: Permission denied\)"):
         list(android.measure(phone, gone, small, cpu(1)))
     fake.write(fake.phone / "system/bin/mkdir", "#!/bin/sh\necho 'mkdir: No space left on device' >&2; exit 1\n", 0o755)
-    with pytest.raises(android.AndroidError, match="no space is left on FA1 for a folder"):
+    with pytest.raises(android.DeviceError, match="no space is left on FA1 for a folder"):
         list(android.measure(phone, gone, small, cpu(1)))
 
 
@@ -638,7 +640,7 @@ def test_a_push_that_fails_is_named(fake: Fake, small: dict[str, bytes], tmp_pat
 ])
 def test_a_tool_that_cannot_run_is_named(fake: Fake, small: dict[str, bytes], content: bytes) -> None:
     fake.tool.write_bytes(content)
-    with pytest.raises(android.AndroidError, match=r"cannot run on FA1, which is arm64-v8a \(.*\): name one"):
+    with pytest.raises(android.DeviceError, match=r"cannot run on FA1, which is arm64-v8a \(.*\): name one"):
         run_all(fake, small, *cpu(1))
     assert fake.left_behind == []
 
@@ -649,7 +651,7 @@ def told_when_it_goes(phone: android.Phone, fake: Fake, small: dict[str, bytes])
     try:
         for _ in android.measure(phone, fake.tool, small, [*cpu(1), GPU], rounds=3):
             count += 1
-    except android.AndroidError as error:
+    except android.DeviceError as error:
         return count, str(error)
     raise AssertionError("it went on without the phone")
 
@@ -688,13 +690,13 @@ def test_a_phone_may_go_away_while_it_is_looked_at(fake: Fake) -> None:
     android.find()
     for number in range(1, len(fake.calls)):
         fake.plans(leaves=number)
-        with pytest.raises(android.AndroidError, match=r"FA1 went away .* \(error: device 'FA1' not found\)"):
+        with pytest.raises(android.DeviceError, match=r"FA1 went away .* \(error: device 'FA1' not found\)"):
             android.find()
 
 
 def test_a_phone_that_hangs_is_given_up(fake: Fake) -> None:
     fake.write(fake.phone / "system/bin/getprop", "#!/bin/sh\nexec sleep 5\n", 0o755)
-    with pytest.raises(android.AndroidError, match=r"gave no answer in 0\.5 s: wake the phone up"):
+    with pytest.raises(android.DeviceError, match=r"gave no answer in 0\.5 s: wake the phone up"):
         android._adb("-s", "FA1", "shell", "getprop", seconds=0.5)
 
 
@@ -756,13 +758,13 @@ def test_the_tool_is_named_or_fetched_by_its_hash(tmp_path: Path) -> None:
     tool.write_bytes(b"a tool")
     digest = hashlib.sha256(b"a tool").hexdigest()
     assert android.benchmark_model(tool) == android.benchmark_model(tool, digest.upper()) == tool
-    with pytest.raises(android.AndroidError, match="--benchmark-model PATH, or give --benchmark-sha256 HASH"):
+    with pytest.raises(android.DeviceError, match="--benchmark-model PATH, or give --benchmark-sha256 HASH"):
         android.benchmark_model()
-    with pytest.raises(android.AndroidError, match="nothing is not a file"):
+    with pytest.raises(android.DeviceError, match="nothing is not a file"):
         android.benchmark_model(tmp_path / "nothing")
-    with pytest.raises(android.AndroidError, match=f"has sha256 {digest}, not {'0' * 64}"):
+    with pytest.raises(android.DeviceError, match=f"has sha256 {digest}, not {'0' * 64}"):
         android.benchmark_model(tool, "0" * 64)
-    with pytest.raises(android.AndroidError, match="'abc' is not a sha256"):
+    with pytest.raises(android.DeviceError, match="'abc' is not a sha256"):
         android.benchmark_model(None, "abc")
     root = tmp_path / "data"
     with _served(tool.parent) as address:

@@ -63,11 +63,11 @@ def source_of(module: str) -> str:
 def test_the_reader_of_imports_sees_every_form() -> None:
     source = """
 from abpn_lib import cli, files
-from abpn_lib.claims import CLAIMS
-import abpn_lib.book as b
+from abpn_lib.claims.ledger import CLAIMS
+import abpn_lib.book.page as b
 import numpy
 def later():
-    from abpn_lib import latency
+    from abpn_lib.timing import latency
 """
     assert imports_of(source) == {"cli", "files", "claims", "book", "latency"}
 

@@ -25,7 +25,8 @@ import ai_edge_litert
 import numpy as np
 import pytest
 
-from abpn_lib import arm64, cli, models, results
+from abpn_lib import cli, models, results
+from tools.arm64 import arm64
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
@@ -169,10 +170,10 @@ def test_a_prepared_folder_opens_and_a_changed_one_does_not(prefix: Path, tmp_pa
     shutil.copytree(prefix, copy)
     with (copy / "guest").open("ab") as guest:
         guest.write(b"\0")
-    with pytest.raises(arm64.Arm64Error, match=r"guest is not as it was prepared: run `abpn arm64"):
+    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared: run `abpn arm64"):
         arm64.open_prefix(copy)
     (copy / "guest").unlink()
-    with pytest.raises(arm64.Arm64Error, match=r"guest is not as it was prepared"):
+    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared"):
         arm64.open_prefix(copy)
 
 
@@ -187,7 +188,7 @@ def test_a_prepared_folder_opens_and_a_changed_one_does_not(prefix: Path, tmp_pa
 )
 def test_a_manifest_that_does_not_fit(prefix: Path, tmp_path: Path, change, mention: str) -> None:
     (tmp_path / "prepared.json").write_text(change((prefix / "prepared.json").read_text()))
-    with pytest.raises(arm64.Arm64Error, match=mention):
+    with pytest.raises(arm64.DeviceError, match=mention):
         arm64.open_prefix(tmp_path)
 
 
@@ -456,7 +457,7 @@ def test_the_images_are_what_they_are_called() -> None:
     assert astronaut.shape == noise.shape == (30, 40, 3)
     steps = [np.abs(np.diff(image.astype(int), axis=1)).mean() for image in (astronaut, noise)]
     assert 2 * steps[0] < steps[1]
-    with pytest.raises(arm64.Arm64Error, match="no image is called cat; there are astronaut, random"):
+    with pytest.raises(arm64.DeviceError, match="no image is called cat; there are astronaut, random"):
         arm64.lr_image("cat", 9, 9)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from abpn_lib import book, claims, paper, results
+from abpn_lib import paper, results
+from abpn_lib.book.page import page as book
+from abpn_lib.claims.ledger import ledger as claims
 
 
 @pytest.fixture

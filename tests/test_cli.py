@@ -156,7 +156,7 @@ def test_export_writes_what_a_device_wants(tmp_path: Path) -> None:
 
 
 def test_claims_lists_every_claim() -> None:
-    from abpn_lib import claims
+    from abpn_lib.claims.ledger import ledger as claims
 
     printed = json.loads(abpn("claims", "--json").stdout)
     assert len(printed if isinstance(printed, list) else printed["claims"]) == len(claims.CLAIMS)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from abpn_lib import crops, datasets, degradation, results
-from abpn_lib.crops import READINGS, Integrals, Reading, Target, Window
+from abpn_lib import datasets, degradation, results
+from tools import crops
+from tools.crops import READINGS, Integrals, Reading, Target, Window
 
 each_reading = pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.name)
 
@@ -159,7 +160,7 @@ def test_figure_3_is_searched_as_recorded(tmp_path, monkeypatch, capsys) -> None
     for row in matches:
         assert row["count"] > row["value"] >= 0
         assert row["conditions"]["sizes"] == "24 to 300 by 69"
-        assert row["command"].startswith("python -m abpn_lib.crops")
+        assert row["command"].startswith("python -m tools.crops")
 
 
 def test_the_recorded_nearest_crop_meets_bicubic_s_printed_pair() -> None:

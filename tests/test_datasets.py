@@ -17,8 +17,9 @@ import skimage
 from PIL import Image
 
 from abpn_lib import datasets
-from abpn_lib.datasets import DataError, Dataset, Entry
+from abpn_lib.datasets import Dataset, Entry
 from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import DataError
 
 
 def png(height: int = 14, width: int = 17, seed: int = 0) -> bytes:

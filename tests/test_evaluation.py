@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abpn_lib import datasets, degradation, evaluation, metrics, results
+from abpn_lib import datasets, degradation, metrics, results
+from abpn_lib import measure as evaluation
 
 
 @pytest.fixture(scope="module")

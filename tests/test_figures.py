@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from abpn_lib import figures
+from abpn_lib.book.page import figures
 
 
 def _line(figure: Figure) -> None:

@@ -8,7 +8,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 from skimage import data
 
-from abpn_lib import graphs, models
+from abpn_lib import models
+from abpn_lib.tflite import graphs
 
 ABPN = models.find("abpn-int8-ptq").read_bytes()
 FSRCNN = models.find("fsrcnn-int8-ptq").read_bytes()
@@ -120,15 +121,15 @@ def test_bytes_are_those_of_the_tensors_by_hand():
 
 
 def test_what_cannot_be_operated_on_is_refused():
-    with pytest.raises(graphs.GraphError, match=r"not a \.tflite"):
+    with pytest.raises(graphs.ModelError, match=r"not a \.tflite"):
         graphs.operator_names(b"no model at all")
-    with pytest.raises(graphs.GraphError, match="of 0x8"):
+    with pytest.raises(graphs.ModelError, match="of 0x8"):
         graphs.fix_size(ABPN, 8, 0)
-    with pytest.raises(graphs.GraphError, match="uint8"):
+    with pytest.raises(graphs.ModelError, match="uint8"):
         graphs.with_int8_interface(graphs.with_int8_interface(ABPN))
-    with pytest.raises(graphs.GraphError, match="uint8"):
+    with pytest.raises(graphs.ModelError, match="uint8"):
         graphs.with_int8_interface(models.find("abpn-fp32").read_bytes())
-    with pytest.raises(graphs.GraphError, match="INT8 ABPN"):
+    with pytest.raises(graphs.ModelError, match="INT8 ABPN"):
         graphs.long_way(FSRCNN)
-    with pytest.raises(graphs.GraphError, match="no operator 12"):
+    with pytest.raises(graphs.ModelError, match="no operator 12"):
         graphs.operator_alone(ABPN, 12)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abpn_lib import graphs, latency, results
+from abpn_lib import results
 from abpn_lib.files import sha256
+from abpn_lib.tflite import graphs
+from abpn_lib.timing import latency
 
 SIZE = {"height": 36, "width": 48}
 
@@ -108,9 +110,9 @@ def test_a_ratio_is_paired_round_by_round():
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(latency.LatencyError, match="do not pair"):
+    with pytest.raises(latency.DeviceError, match="do not pair"):
         latency.paired_ratio(timing(1.0, 2.0), timing(1.0))
-    with pytest.raises(latency.LatencyError, match="too short"):
+    with pytest.raises(latency.DeviceError, match="too short"):
         latency.paired_ratio(timing(1.0), timing(0.0))
 
 
@@ -119,7 +121,7 @@ def test_what_cannot_be_compared_is_refused():
     [({}, {}), ({"a": int}, {"rounds": 0}), ({"a": int}, {"warmup": -1})],
 )
 def test_bad_measurements_are_refused(candidates, options):
-    with pytest.raises(latency.LatencyError):
+    with pytest.raises(latency.DeviceError):
         latency.measure(candidates, **options)
 
 
@@ -236,13 +238,13 @@ def test_meta_nodes_come_in_other_widths_and_are_kept(tmp_path):
 
 @pytest.mark.parametrize("size", [{"height": 2}, {"width": 0}, {"channels": 1}])
 def test_bad_node_sizes_leave_nothing_behind(tmp_path, size):
-    with pytest.raises(latency.LatencyError, match="at least"):
+    with pytest.raises(latency.DeviceError, match="at least"):
         latency.build_meta_nodes(tmp_path / "nodes", **{**SIZE, **size})
     assert not (tmp_path / "nodes").exists()
 
 
 def test_a_graph_that_was_folded_is_noticed(nodes):
-    with pytest.raises(latency.LatencyError, match="CONV_2D where RELU alone"):
+    with pytest.raises(latency.DeviceError, match="CONV_2D where RELU alone"):
         latency._assert_one_operator(nodes["conv1"].read_bytes(), "RELU", "int8")
 
 
@@ -288,14 +290,14 @@ def test_bad_models_and_options_are_named(any_size, nodes, tmp_path):
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"no model at all")
     for model in (broken, tmp_path / "missing.tflite"):
-        with pytest.raises(latency.LatencyError, match=model.name):
+        with pytest.raises(latency.DeviceError, match=model.name):
             latency.invoker(model, 8, 8)
-    with pytest.raises(latency.LatencyError, match="name the height and width"):
+    with pytest.raises(latency.DeviceError, match="name the height and width"):
         latency.invoker(any_size)
-    with pytest.raises(latency.LatencyError, match="not 9x8 images"):
+    with pytest.raises(latency.DeviceError, match="not 9x8 images"):
         latency.invoker(nodes["add"], 8, 9)
     for options in ({"threads": 0}, {"kernels": "gpu"}, {"height": 8}, {"height": 0, "width": 4}):
-        with pytest.raises(latency.LatencyError):
+        with pytest.raises(latency.DeviceError):
             latency.invoker(any_size, **options)
 
 
@@ -310,7 +312,7 @@ def test_a_network_is_exported_at_one_size(tmp_path):
     assert (hr["shape"].tolist(), hr["dtype"]) == ([1, 72, 96, 3], np.uint8)
     assert [name for name, _ in latency.operators(path)].count("CONV_2D") == 8
     latency.measure({"abpn": latency.invoker(path, 24, 32)}, rounds=1)
-    with pytest.raises(latency.LatencyError, match="no network is called 'edsr'"):
+    with pytest.raises(latency.DeviceError, match="no network is called 'edsr'"):
         latency.networks_for_latency(tmp_path, ["edsr"])
 
 
@@ -318,7 +320,8 @@ def test_importing_and_timing_leave_tensorflow_alone(any_size):
     code = f"""
 import sys
 from pathlib import Path
-from abpn_lib import evaluation, latency
+from abpn_lib import measure as evaluation
+from abpn_lib.timing import latency
 latency.measure({{"any": latency.invoker(Path({str(any_size)!r}), 8, 8)}}, rounds=1)
 assert "tensorflow" not in sys.modules
 """
@@ -337,7 +340,7 @@ def test_the_handover_is_what_a_whole_call_has_more(nodes):
     # Most of a call is the node: with the overhead off, it is nearer to the bare node than twice its time.
     assert net.median_ms < timings["whole"].median_ms
     assert net.cpu_ms == pytest.approx(timings["bare"].cpu_ms, rel=0.9)
-    with pytest.raises(latency.LatencyError, match="do not pair"):
+    with pytest.raises(latency.DeviceError, match="do not pair"):
         latency.subtract(timings["whole"], timing(1.0))
 
 
@@ -355,7 +358,7 @@ def test_a_network_is_split_into_operators_that_can_be_timed(tmp_path):
     parts = latency.split_up(models.find("abpn-int8-ptq"), tmp_path, 12, 16)
     assert [name.split()[1] for name in parts].count("CONV_2D") == 8
     latency.measure({name: latency.invoker(path) for name, path in parts.items()}, rounds=1)
-    with pytest.raises(latency.LatencyError, match="cannot be taken apart"):
+    with pytest.raises(latency.DeviceError, match="cannot be taken apart"):
         latency.split_up(tmp_path / "missing.tflite", tmp_path, 12, 16)
 
 
@@ -363,7 +366,7 @@ def test_a_batch_takes_longer_than_one_image(any_size):
     calls = {str(batch): latency.invoker(any_size, 64, 64, batch=batch) for batch in (1, 8)}
     timings = latency.measure(calls, rounds=15)
     assert latency.paired_ratio(timings["8"], timings["1"], clock="cpu")[1] > 1
-    with pytest.raises(latency.LatencyError, match="batch 0"):
+    with pytest.raises(latency.DeviceError, match="batch 0"):
         latency.invoker(any_size, 8, 8, batch=0)
 
 

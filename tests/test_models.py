@@ -6,8 +6,7 @@ import pytest
 
 import abpn_lib.models
 from abpn_lib import models
-from abpn_lib.files import sha256
-from abpn_lib.models import ModelError
+from abpn_lib.files import ModelError, sha256
 
 FOLDER = Path(abpn_lib.models.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tflite"))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from abpn_lib.optimizers import Soap
+from abpn_lib.train.soap import Soap
 
 
 def quadratic(seed: int = 0) -> tuple[tf.Variable, tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -9,8 +9,10 @@ import pytest
 import skimage.data
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from abpn_lib import metrics, networks, quantization, training
+from abpn_lib import metrics, networks
 from abpn_lib.degradation import bicubic_down
+from abpn_lib.int8 import quantization
+from abpn_lib.train import training
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_without_the_clip_the_output_keeps_its_own_range(tmp_path: Path, pair: t
     scale, zero = Interpreter(model_path=str(path)).get_output_details()[0]["quantization"]
     assert scale == pytest.approx(1.7, abs=0.01)
     assert zero == pytest.approx(45, abs=1)
-    with pytest.raises(quantization.QuantizationError, match="does not clip"):
+    with pytest.raises(quantization.ModelError, match="does not clip"):
         quantization.assert_full_integer(path.read_bytes())
 
 
@@ -103,16 +105,16 @@ def test_int8_interface_is_offered(tmp_path: Path, pair: tuple) -> None:
 
 def test_a_float_file_is_not_full_integer(tmp_path: Path) -> None:
     quantization.export_float(start("baseline"), tmp_path / "f.tflite")
-    with pytest.raises(quantization.QuantizationError, match="not full-integer"):
+    with pytest.raises(quantization.ModelError, match="not full-integer"):
         quantization.assert_full_integer((tmp_path / "f.tflite").read_bytes())
 
 
 def test_missing_ranges_are_named(tmp_path: Path, pair: tuple) -> None:
     model = start("abpn")
-    with pytest.raises(quantization.QuantizationError, match="transition"):
+    with pytest.raises(quantization.ModelError, match="transition"):
         quantization.export_int8(model, {"sfe": (0.0, 1.0)}, tmp_path / "x.tflite")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(quantization.QuantizationError, match="no images"):
+    with pytest.raises(quantization.ModelError, match="no images"):
         quantization.calibrate(model, [])
 
 
@@ -175,9 +177,9 @@ def test_equalizing_keeps_the_function_and_saves_a_lopsided_network() -> None:
         errors.append(np.abs(quantization.fake_quantize(candidate, ranges)(lr, training=True).numpy() - exact).mean())
     assert errors[1] < 0.7 * errors[0]
     for name in ("fsrl", "fsrcnn"):
-        with pytest.raises(quantization.QuantizationError, match=name):
+        with pytest.raises(quantization.ModelError, match=name):
             quantization.equalize(networks.build(name), lr_images)
-    with pytest.raises(quantization.QuantizationError, match="no images"):
+    with pytest.raises(quantization.ModelError, match="no images"):
         quantization.equalize(model, [])
 
 
@@ -213,7 +215,7 @@ def test_weights_rounded_in_turn_are_on_the_grid_and_lose_less(tmp_path: Path, p
         scale = np.abs(kernel).max((0, 1, 2)) / 127
         np.testing.assert_allclose(kernel / scale, np.rint(kernel / scale), atol=1e-3)
         np.testing.assert_allclose(np.abs(kernel).max((0, 1, 2)), np.abs(before).max((0, 1, 2)), rtol=1e-5)
-    with pytest.raises(quantization.QuantizationError, match="fsrl"):
+    with pytest.raises(quantization.ModelError, match="fsrl"):
         quantization.round_weights(networks.build("fsrl"), images)
-    with pytest.raises(quantization.QuantizationError, match="no images"):
+    with pytest.raises(quantization.ModelError, match="no images"):
         quantization.round_weights(model, [])

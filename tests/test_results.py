@@ -13,7 +13,8 @@ import pytest
 
 import abpn_lib
 from abpn_lib import results
-from abpn_lib.results import Context, Record, ResultError
+from abpn_lib.files import DataError
+from abpn_lib.results import Context, Record
 
 HERE = Context("abpn evaluate", "a CPU", {"python": "3.11"}, "0123abcd", "2026-11-01")
 
@@ -73,7 +74,7 @@ GOOD = {
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content)
-    with pytest.raises(ResultError, match=r"bad\.json is not a file of records") as caught:
+    with pytest.raises(DataError, match=r"bad\.json is not a file of records") as caught:
         results.load(path)
     assert "\n" not in str(caught.value)
 
@@ -84,10 +85,10 @@ def test_a_good_row_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match=r"none\.json"):
+    with pytest.raises(DataError, match=r"none\.json"):
         results.load(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ResultError, match=r"binary\.json"):
+    with pytest.raises(DataError, match=r"binary\.json"):
         results.load(tmp_path / "binary.json")
 
 
@@ -109,7 +110,7 @@ def test_find_prefers_what_was_just_measured() -> None:
 )
 def test_find_names_what_is_not_there(quantity: str, subject: str, dataset: str) -> None:
     records = [HERE.record("psnr", "abpn", 30.0, "dB", conditions={"dataset": "set5"})]
-    with pytest.raises(ResultError, match=f"no record of {quantity}/{subject}.*{dataset}"):
+    with pytest.raises(DataError, match=f"no record of {quantity}/{subject}.*{dataset}"):
         results.find(records, quantity, subject, dataset=dataset)
 
 

@@ -13,14 +13,16 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from abpn_lib import results, site
+from abpn_lib import results
+from tools import site
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "abpn_lib"
 PUBLIC = site.Address("https://reader.github.io/abpn", "https://github.com/reader/abpn")
 
 KEEPS = """
-from abpn_lib import book, figures, results
+from abpn_lib import results
+from abpn_lib.book.page import figures, page as book
 record = results.Context.here("a test").record("psnr", "abpn", 30.0 + gain, "dB")
 book.keep("any-name", [record])
 """
@@ -48,7 +50,7 @@ def _notebook(path: Path, *code: str, parameters: str = "gain = 0.5") -> Path:
 def test_dependencies_are_transitive_and_leave_the_rest_out(tmp_path: Path) -> None:
     notebook = _notebook(tmp_path / "n.ipynb", "%matplotlib inline\nfrom abpn_lib import metrics", "!ls")
     assert {path.name for path in site.dependencies(notebook, LIBRARY)} == {"__init__.py", "metrics.py"}
-    through = site.dependencies(_notebook(tmp_path / "m.ipynb", "import abpn_lib.evaluation as e"), LIBRARY)
+    through = site.dependencies(_notebook(tmp_path / "m.ipynb", "import abpn_lib.measure as e"), LIBRARY)
     assert {LIBRARY / "evaluation.py", LIBRARY / "metrics.py", LIBRARY / "results.py"} <= set(through)
     assert LIBRARY / "cli.py" not in through
 
@@ -84,7 +86,7 @@ def test_a_run_gives_the_notebook_and_its_records(tmp_path: Path, monkeypatch: p
 def test_a_failing_cell_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     notebook = _notebook(tmp_path / "page.ipynb", KEEPS, "1 / 0")
-    with pytest.raises(site.SiteError, match="ZeroDivisionError"):
+    with pytest.raises(site.BuildError, match="ZeroDivisionError"):
         site.execute(notebook, tmp_path / "out.ipynb", tmp_path / "out.json")
     assert not (tmp_path / "out.ipynb").exists()
     assert not (tmp_path / "out.json").exists()
@@ -94,18 +96,18 @@ def test_a_failing_cell_leaves_no_output(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_cell_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     notebook = _notebook(tmp_path / "page.ipynb", "import time\ntime.sleep(600)")
-    with pytest.raises(site.SiteError, match="imeout"):
+    with pytest.raises(site.BuildError, match="imeout"):
         site.execute(notebook, tmp_path / "out.ipynb", tmp_path / "out.json", timeout=2)
 
 
 def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
     notebook = _notebook(tmp_path / "n.ipynb")
-    with pytest.raises(site.SiteError, match="no parameter 'gian'; there are gain"):
+    with pytest.raises(site.BuildError, match="no parameter 'gian'; there are gain"):
         site.execute(notebook, tmp_path / "o.ipynb", tmp_path / "o.json", parameters={"gian": "1"})
 
 
 def test_a_step_by_hand_fails_in_plain_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "abpn_lib.site", "ledger", "none.json", "--page", "p.md", "--summary", "s.md"]
+    command = [sys.executable, "-m", "tools.site", "ledger", "none.json", "--page", "p.md", "--summary", "s.md"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "none.json" in done.stderr
@@ -122,7 +124,7 @@ def test_a_step_by_hand_fails_in_plain_words(tmp_path: Path) -> None:
 )
 def test_a_wrong_address_is_refused(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(site.SiteError, match=variable):
+    with pytest.raises(site.BuildError, match=variable):
         site.Address.from_environment()
 
 
@@ -215,7 +217,7 @@ def test_a_broken_reference_builds_no_site(small_book: Path, tmp_path: Path) -> 
     root = shutil.copytree(small_book, tmp_path / "book", ignore=shutil.ignore_patterns("html"))
     with (root / "book" / "index.md").open("a") as file:
         file.write("\n[nowhere](gone.md)\n")
-    with pytest.raises(site.SiteError, match=r"gone\.md"):
+    with pytest.raises(site.BuildError, match=r"gone\.md"):
         _build(root, site.Address())
     assert not (root / "html").exists()
 
@@ -225,7 +227,7 @@ def test_a_picture_without_text_builds_no_site(small_book: Path, tmp_path: Path)
     (root / "book" / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
     with (root / "book" / "index.md").open("a") as file:
         file.write("\n![](dot.svg)\n")
-    with pytest.raises(site.SiteError, match="no alternative text"):
+    with pytest.raises(site.BuildError, match="no alternative text"):
         _build(root, site.Address())
     assert not (root / "html").exists()
 

@@ -14,8 +14,10 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from abpn_lib import results, throughput, training
+from abpn_lib import results
 from abpn_lib.degradation import bicubic_down
+from abpn_lib.train import training
+from tools import throughput
 
 TINY = throughput.Setting(batch=2, patch=8, rounds=2, steps=2)
 
@@ -72,7 +74,7 @@ def test_the_interval_leaves_the_outermost_rounds_out_where_there_are_enough() -
     # Nine rounds in which one way is always twice as fast: the ratio has no spread, whatever the machine did.
     double = throughput._rate([2 * sample for sample in many.samples])
     assert throughput.paired_ratio(double, many) == (2, 2, 2)
-    with pytest.raises(throughput.ThroughputError, match="3 and 9"):
+    with pytest.raises(throughput.BuildError, match="3 and 9"):
         throughput.paired_ratio(few, many)
 
 
@@ -93,7 +95,7 @@ def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism()
     # In a process of its own: op determinism cannot be turned off again.
     script = """
 import numpy as np, skimage.data, tensorflow as tf
-from abpn_lib import training
+from abpn_lib.train import training
 tf.config.experimental.enable_op_determinism()
 patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
 recipe = training.recipe("paper", steps=12, batch=2, patch=8)
@@ -112,7 +114,7 @@ def test_batches_are_made_beside_the_steps_under_determinism() -> None:
     script = """
 import threading
 import skimage.data, tensorflow as tf
-from abpn_lib import training
+from abpn_lib.train import training
 tf.config.experimental.enable_op_determinism()
 ahead, make = threading.Semaphore(0), training.batch_at
 
@@ -144,16 +146,16 @@ for _ in iterator:
 def test_bad_input_is_named(
     cat: np.ndarray, setting: throughput.Setting, ways: list[str] | None, mentions: str
 ) -> None:
-    with pytest.raises(throughput.ThroughputError, match=mentions):
+    with pytest.raises(throughput.BuildError, match=mentions):
         throughput.measure([cat], setting, ways)
 
 
 def test_images_smaller_than_a_patch_are_refused(cat: np.ndarray) -> None:
-    with pytest.raises(training.TrainingError, match="192 pixels"):
+    with pytest.raises(training.InputError, match="192 pixels"):
         throughput.measure([cat], throughput.Setting())
 
 
 def test_a_way_that_fails_says_why() -> None:
     # An image that no PNG can hold.
-    with pytest.raises(throughput.ThroughputError, match="pipeline-files failed"):
+    with pytest.raises(throughput.BuildError, match="pipeline-files failed"):
         throughput.measure([np.zeros((60, 90, 5), np.uint8)], TINY, ["pipeline-files"])

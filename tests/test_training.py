@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from abpn_lib import networks, results, training
+from abpn_lib import networks, results
 from abpn_lib.degradation import bicubic_down
+from abpn_lib.train import training
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_rate_halves_where_the_recipe_says() -> None:
     ],
 )
 def test_bad_recipes_are_named(name: str, changes: dict, word: str) -> None:
-    with pytest.raises(training.TrainingError, match=word):
+    with pytest.raises(training.InputError, match=word):
         training.recipe(name, **changes)
 
 
@@ -103,7 +104,7 @@ def test_flips_and_rotations_all_occur() -> None:
 
 
 def test_images_smaller_than_a_patch_are_refused() -> None:
-    with pytest.raises(training.TrainingError, match="48 pixels"):
+    with pytest.raises(training.InputError, match="48 pixels"):
         training.Patches([np.zeros((30, 30, 3), np.uint8)], 3, 16)
 
 
@@ -120,7 +121,7 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path: Path, cat: n
     fresh = networks.build("abpn")
     training.load_weights(fresh, tmp_path / "weights.npz")
     np.testing.assert_array_equal(fresh.get_weights()[0], model.get_weights()[0])
-    with pytest.raises(training.TrainingError, match="fsrcnn"):
+    with pytest.raises(training.InputError, match="fsrcnn"):
         training.load_weights(networks.build("fsrcnn"), tmp_path / "weights.npz")
 
 
@@ -143,7 +144,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, cat: np.ndarray) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    with pytest.raises(training.TrainingError, match="another recipe"):
+    with pytest.raises(training.InputError, match="another recipe"):
         training.train(TINY, [cat], tmp_path, progress=False)
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
@@ -151,7 +152,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, cat: np.ndarray) 
 def test_a_broken_checkpoint_is_named(tmp_path: Path, cat: np.ndarray) -> None:
     training.train(TINY, [cat], tmp_path, progress=False)
     (tmp_path / "checkpoint.npz").write_bytes(b"not a checkpoint")
-    with pytest.raises(training.TrainingError, match=r"checkpoint\.npz"):
+    with pytest.raises(training.InputError, match=r"checkpoint\.npz"):
         training.train(TINY, [cat], tmp_path, progress=False)
 
 
@@ -162,7 +163,7 @@ from pathlib import Path
 import numpy as np, skimage.data, tensorflow as tf
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from abpn_lib import training
+from abpn_lib.train import training
 out, cat = Path(sys.argv[1]), skimage.data.chelsea()[:300, :450]
 
 def run(name, optimizer, strategy=None, **options):
@@ -197,7 +198,7 @@ for optimizer in ("adam", "soap"):
     assert broken == whole, optimizer
 try:
     training.train(training.recipe("ablation", steps=1, batch=3, patch=16), [cat], out / "odd", strategy=two)
-except training.TrainingError as error:
+except training.InputError as error:
     assert "2 devices" in str(error)
 else:
     raise AssertionError("three patches were shared by two devices")
@@ -274,13 +275,13 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, cat: np.ndarray) -> None:
-    with pytest.raises(training.TrainingError, match="--after"):
+    with pytest.raises(training.InputError, match="--after"):
         training.build_start(training.recipe("longer"))
-    with pytest.raises(training.TrainingError, match="no finished run"):
+    with pytest.raises(training.InputError, match="no finished run"):
         training.build_after(tmp_path, training.recipe("longer"), [cat])
     training.train(TINY, [cat], tmp_path, progress=False)
     training.write_provenance(tmp_path, TINY, results.Context("c", "d", {}, "e", "f"), 1)
-    with pytest.raises(training.TrainingError, match="network abpn, the recipe fsrl"):
+    with pytest.raises(training.InputError, match="network abpn, the recipe fsrl"):
         training.build_after(tmp_path, training.recipe("longer", network="fsrl"), [cat])
 
 

@@ -26,7 +26,10 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from abpn_lib import browser, claims, degradation, metrics, models, paper, results, runtime
+from abpn_lib import degradation, metrics, models, paper, results
+from abpn_lib.claims.ledger import ledger as claims
+from abpn_lib.tflite import runtime
+from tools import browser
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "book" / "try"
@@ -43,7 +46,7 @@ def litert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("litert") / "litert"
     try:
         browser.fetch_litert(SOURCE, folder)
-    except browser.BrowserError as error:
+    except browser.BuildError as error:
         pytest.skip(f"LiteRT's browser build cannot be had: {error}")
     return folder
 
@@ -542,7 +545,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in runtime._spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
     ]
-    from abpn_lib.statistics import median_interval
+    from abpn_lib.timing.statistics import median_interval
 
     intervals = [
         {"samples": samples, "expected": median_interval(samples)}
@@ -559,7 +562,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unit_tests_in_node(vectors: Path, tmp_path: Path) -> None:
     try:
         command = browser.node("node")
-    except browser.BrowserError as error:
+    except browser.BuildError as error:
         pytest.skip(str(error))
     files = sorted(map(str, (SOURCE / "tests").glob("*.test.js")))
     assert files

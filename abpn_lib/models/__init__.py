@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abpn_lib.files import sha256
+from abpn_lib.files import ModelError, sha256
 
-__all__ = ["DEFAULT", "Model", "ModelError", "catalogue", "find", "weights"]
+__all__ = ["DEFAULT", "Model",  "catalogue", "find", "weights"]
 
 DEFAULT = "abpn-long-int8-ptq"
 """The model that `abpn upscale` takes when none is named."""
 
 _FOLDER = Path(__file__).parent
 
-
-class ModelError(Exception):
-    """A model that is not there or cannot be used; the message names the remedy."""
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from abpn_lib import graphs
-from abpn_lib.files import sha256, write_atomically
-from abpn_lib.models import ModelError, weights
+from abpn_lib.files import DeviceError, ModelError, sha256, write_atomically
+from abpn_lib.models import weights
 from abpn_lib.results import Context, Record
-from abpn_lib.statistics import median_interval
+from abpn_lib.tflite import graphs
+from abpn_lib.timing.statistics import median_interval
 
 __all__ = [
-    "META_NODES", "LatencyError", "Timing", "build_concat9", "build_depths", "build_meta_nodes", "build_peak",
+    "META_NODES",  "Timing", "build_concat9", "build_depths", "build_meta_nodes", "build_peak",
     "conditions", "fixed_copy", "handover", "invoker", "measure", "networks_for_latency", "operators", "paired_ratio",
     "split_up", "subtract", "timing_records", "within_noise",
 ]
@@ -60,9 +60,6 @@ META_NODES = tuple(_OPERATORS)
 _SCALE = 3
 
 
-class LatencyError(Exception):
-    """Something that cannot be timed; the message names it and the remedy."""
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -86,13 +83,13 @@ def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15,
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If there are no candidates, no rounds, or a negative warm-up.
     """
     if not candidates:
-        raise LatencyError("there is nothing to time")
+        raise DeviceError("there is nothing to time")
     if rounds < 1 or warmup < 0:
-        raise LatencyError(f"rounds {rounds}, warmup {warmup}: at least 1 and 0 are needed")
+        raise DeviceError(f"rounds {rounds}, warmup {warmup}: at least 1 and 0 are needed")
     for _ in range(warmup):
         for call in candidates.values():
             call()
@@ -113,14 +110,14 @@ def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float,
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the numbers of rounds differ, or a sample of `b` is too short for the clock.
     """
     over, under = (timing.samples if clock == "wall" else timing.cpu_samples for timing in (a, b))
     if len(over) != len(under):
-        raise LatencyError(f"{len(over)} and {len(under)} rounds do not pair: time both in one call of measure")
+        raise DeviceError(f"{len(over)} and {len(under)} rounds do not pair: time both in one call of measure")
     if min(under) <= 0:
-        raise LatencyError("a call was too short for the clock: let it do more work")
+        raise DeviceError("a call was too short for the clock: let it do more work")
     return median_interval(np.divide(over, under))
 
 
@@ -135,11 +132,11 @@ def subtract(whole: Timing, part: Timing) -> Timing:
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the numbers of rounds differ.
     """
     if len(whole.samples) != len(part.samples):
-        raise LatencyError(f"{len(whole.samples)} and {len(part.samples)} rounds do not pair: time both in one call")
+        raise DeviceError(f"{len(whole.samples)} and {len(part.samples)} rounds do not pair: time both in one call")
     return _timing(
         tuple(float(n) for n in np.subtract(whole.samples, part.samples)),
         tuple(float(n) for n in np.subtract(whole.cpu_samples, part.cpu_samples)),
@@ -164,7 +161,7 @@ def invoker(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the model cannot be read or run, does not take that size, or an option is out of range.
     """
     interpreter = _interpreter(model, height, width, threads, kernels, batch)
@@ -187,7 +184,7 @@ def handover(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         As `invoker`.
     """
     give, take = _hands(_interpreter(model, height, width, 1, kernels))
@@ -223,7 +220,7 @@ def operators(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         As `invoker`.
     """
     return _placed(_interpreter(model, height, width, 1, kernels)._get_ops_details())
@@ -236,7 +233,7 @@ def fixed_copy(model: Path, height: int | None = None, width: int | None = None)
 
     Raises
     ------
-    LatencyError
+    DeviceError
         As `invoker`.
     """
     (image, *_) = _interpreter(model, height, width, 1, "xnnpack").get_input_details()
@@ -254,15 +251,15 @@ def split_up(model: Path, folder: Path, height: int, width: int) -> dict[str, Pa
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the model cannot be read, or does not take that size.
     """
     try:
         content = graphs.fix_size(model.read_bytes(), height, width)
         names = graphs.operator_names(content)
         parts = [graphs.operator_alone(content, position) for position in range(len(names))]
-    except (graphs.GraphError, OSError) as error:
-        raise LatencyError(f"{model} cannot be taken apart: {error}") from error
+    except (graphs.ModelError, OSError) as error:
+        raise DeviceError(f"{model} cannot be taken apart: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for position, (name, part) in enumerate(zip(names, parts, strict=True)):
@@ -297,11 +294,11 @@ def build_meta_nodes(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If a size is out of range, or an export is not the one integer operator that it should be.
     """
     if min(height, width) < _SCALE or channels < 2:
-        raise LatencyError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
+        raise DeviceError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for node, operator in _OPERATORS.items():
@@ -321,7 +318,7 @@ def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the export is not the one integer operator that it should be.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -344,7 +341,7 @@ def networks_for_latency(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If a name is unknown, or INT8 export is not installed.
     """
     from abpn_lib import networks
@@ -352,7 +349,7 @@ def networks_for_latency(
     there = (*networks.NETWORKS, *networks.READINGS)
     unknown = [name for name in names if name not in there]
     if unknown:
-        raise LatencyError(f"no network is called {unknown[0]!r}; there are {', '.join(there)}")
+        raise DeviceError(f"no network is called {unknown[0]!r}; there are {', '.join(there)}")
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}-{kind}-{height}x{width}.tflite" for name in names}
     for name, path in paths.items():
@@ -373,16 +370,16 @@ def build_depths(folder: Path, pairs: Sequence[int], *, height: int = 360, width
     return paths
 
 
-def conditions(height: int, width: int, *, threads: int = 1, kernels: Kernels = "xnnpack") -> dict[str, str]:
+def conditions(height: int, width: int, *, threads: int = 1, kernels: Kernels = "xnnpack") -> dict[str, str | int]:
     """The conditions of a latency record: size (width x height), threads and kernel path."""
-    return {"size": f"{width}x{height}", "threads": str(threads), "kernels": kernels}
+    return {"size": f"{width}x{height}", "threads": threads, "kernels": kernels}
 
 
 def timing_records(
     timings: Mapping[str, Timing],
     context: Context,
     quantity: Literal["latency", "cpu-time"] = "latency",
-    conditions: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str | int] | None = None,
     *,
     subject: str = "{}",
     models: Mapping[str, Path] | None = None,
@@ -397,7 +394,7 @@ def timing_records(
         median, low, high = median_interval(timing.samples if quantity == "latency" else timing.cpu_samples)
         rounds = len(timing.samples)
         records.append(context.record(
-            quantity, subject.format(name), median, "ms", conditions=dict(conditions or {}), count=rounds,
+            quantity, subject.format(name), median, "ms", **dict(conditions or {}), count=rounds,
             spread=(low, high), spread_is=_INTERVAL if rounds >= _LEAST_ROUNDS else "least and greatest round",
             model_sha256=sha256(models[name]) if models and name in models else "",
         ))
@@ -419,9 +416,9 @@ def _interpreter(
 
     resolvers = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
     if kernels not in resolvers:
-        raise LatencyError(f"no kernels are called {kernels!r}; there are {', '.join(resolvers)}")
+        raise DeviceError(f"no kernels are called {kernels!r}; there are {', '.join(resolvers)}")
     if min(threads, batch) < 1 or (height is None) != (width is None) or min(height or 1, width or 1) < 1:
-        raise LatencyError(f"{threads} threads, batch {batch}, size {width}x{height}: at least 1 of each is needed")
+        raise DeviceError(f"{threads} threads, batch {batch}, size {width}x{height}: at least 1 of each is needed")
     try:
         interpreter = Interpreter(
             model_path=str(model), num_threads=threads, experimental_op_resolver_type=resolvers[kernels]
@@ -435,7 +432,7 @@ def _interpreter(
         interpreter.invoke()
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines() or ["no reason given"]
-        raise LatencyError(f"{model} is not a model that can be run ({reason[0]})") from error
+        raise DeviceError(f"{model} is not a model that can be run ({reason[0]})") from error
     return interpreter
 
 
@@ -445,9 +442,9 @@ def _fit(interpreter: Any, model: Path, height: int | None, width: int | None, b
         signature = tuple(int(n) for n in tensor["shape_signature"])
         if height is None or width is None:
             if -1 in signature:
-                raise LatencyError(f"{model} takes any size: name the height and width to time it at")
+                raise DeviceError(f"{model} takes any size: name the height and width to time it at")
         elif len(signature) != 4 or any(n not in (-1, m) for n, m in zip(signature[1:3], (height, width), strict=True)):
-            raise LatencyError(f"{model} takes inputs of shape {signature}, not {width}x{height} images")
+            raise DeviceError(f"{model} takes inputs of shape {signature}, not {width}x{height} images")
         elif -1 in signature or batch > 1:
             interpreter.resize_tensor_input(tensor["index"], (batch, height, width, signature[3]))
 
@@ -536,22 +533,23 @@ def _assert_one_operator(content: bytes, operator: str, kind: Kind) -> None:
     found = graphs.operator_names(content)
     if found != [operator]:
         made = ", ".join(found) or "nothing"
-        raise LatencyError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
+        raise DeviceError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
     graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).subgraphs[0]
     types = {graph.tensors[i].type for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
     if kind == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
-        raise LatencyError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
+        raise DeviceError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
 
 
 def _export_network(
     model: Any, path: Path, height: int, width: int, kind: Kind, *, weights_of: str | None = None
 ) -> None:
-    from abpn_lib import networks, training
+    from abpn_lib import networks
+    from abpn_lib.train import training
 
     try:
-        from abpn_lib import quantization
+        from abpn_lib.int8 import quantization
     except ImportError as error:
-        raise LatencyError("exporting needs tensorflow-model-optimization: install abpn-lib[quantize]") from error
+        raise DeviceError("exporting needs tensorflow-model-optimization: install abpn-lib[quantize]") from error
     networks.start_as_identity(model, 0.1)
     if weights_of:
         with contextlib.suppress(ModelError):  # none are shipped for the readings of Table 3

@@ -27,15 +27,14 @@ from tqdm import tqdm
 
 from abpn_lib import datasets, metrics, networks, results
 from abpn_lib.degradation import bicubic_down, bicubic_resize, crop_to_multiple
-from abpn_lib.files import sha256, write_atomically
-from abpn_lib.optimizers import Soap
+from abpn_lib.files import InputError, sha256, write_atomically
+from abpn_lib.train.soap import Soap
 
 __all__ = [
     "RECIPES",
     "Patches",
     "Recipe",
-    "Run",
-    "TrainingError",
+    "Run", 
     "average",
     "batch_at",
     "build_after",
@@ -53,9 +52,6 @@ __all__ = [
     "write_provenance",
 ]
 
-
-class TrainingError(Exception):
-    """A run that cannot start or go on; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -158,23 +154,23 @@ def recipe(name: str, **changes: Any) -> Recipe:
 
     Raises
     ------
-    TrainingError
+    InputError
         If there is no such recipe, or a value is out of range.
     """
     if name not in RECIPES:
-        raise TrainingError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     base = RECIPES[name]
     changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
     if changed.steps != base.steps:
         halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
         changed = replace(changed, halve_at=halve_at, warmup=min(changed.warmup, changed.steps // 10))
     if changed.network not in networks.NETWORKS:
-        raise TrainingError(f"no network is called {changed.network!r}; there are {', '.join(networks.NETWORKS)}")
+        raise InputError(f"no network is called {changed.network!r}; there are {', '.join(networks.NETWORKS)}")
     for field in ("steps", "patch", "batch", "scale"):
         if getattr(changed, field) < 1:
-            raise TrainingError(f"{field} is {getattr(changed, field)}: at least 1 is needed")
+            raise InputError(f"{field} is {getattr(changed, field)}: at least 1 is needed")
     if min(changed.seed, changed.pairs) < 0 or changed.rate <= 0:
-        raise TrainingError(
+        raise InputError(
             f"seed {changed.seed}, pairs {changed.pairs}, rate {changed.rate}: at least 0, 0, and above 0, are needed"
         )
     return changed
@@ -187,7 +183,7 @@ class Patches:
 
     Raises
     ------
-    TrainingError
+    InputError
         If no image is as large as a patch.
     """
 
@@ -200,7 +196,7 @@ class Patches:
         self.pairs = [(bicubic_down(hr, scale), hr) for hr, _ in used]
         self.scale, self.patch = scale, patch
         if not self.pairs:
-            raise TrainingError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
+            raise InputError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
         areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=np.float64)
         weighted = areas * [weight for _, weight in used]
         self.chance = weighted / weighted.sum()
@@ -268,11 +264,11 @@ def build_start(recipe: Recipe) -> keras.Model:
 
     Raises
     ------
-    TrainingError
+    InputError
         If the recipe starts from another run, for which there is `build_after`.
     """
     if recipe.start in AFTER:
-        raise TrainingError("this recipe goes on from another run: name its folder (--after)")
+        raise InputError("this recipe goes on from another run: name its folder (--after)")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     if recipe.start == "identity":
         networks.start_as_identity(model, recipe.noise)
@@ -290,13 +286,13 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
 
     Raises
     ------
-    TrainingError
+    InputError
         If the folder holds no finished run, or one of another network.
     """
     first = read_run(folder).recipe
     for field in ("network", "scale", "pairs"):
         if getattr(first, field) != getattr(recipe, field):
-            raise TrainingError(
+            raise InputError(
                 f"{folder} has {field} {getattr(first, field)}, the recipe {getattr(recipe, field)}: they must agree"
             )
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
@@ -306,7 +302,7 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     try:
         networks.revive(model, lr_images, seed=recipe.seed)
     except ValueError as error:
-        raise TrainingError(str(error)) from error
+        raise InputError(str(error)) from error
     return model
 
 
@@ -319,7 +315,7 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
 
     Raises
     ------
-    TrainingError
+    InputError
         If a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run already.
 
     References
@@ -332,9 +328,9 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
     starts = [run.provenance.get("started_from", {}).get("weights_sha256") for run in runs]
     related = (all(origin in both for both in zip(starts, ends, strict=True)) for origin in starts if origin)
     if len(set(ends)) < 2 or not any(related):
-        raise TrainingError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
+        raise InputError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
     if (out / "provenance.json").exists():
-        raise TrainingError(f"{out} holds a run: name another folder, or delete it")
+        raise InputError(f"{out} holds a run: name another folder, or delete it")
     parts = []
     for folder in folders:
         with np.load(folder / "weights.npz", allow_pickle=False) as saved:
@@ -386,13 +382,13 @@ def train(
 
     Raises
     ------
-    TrainingError
+    InputError
         If the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices cannot share
         a batch equally.
     """
     strategy = strategy or (_strategy() if model is None else tf.distribute.get_strategy())
     if recipe.batch % strategy.num_replicas_in_sync:
-        raise TrainingError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
+        raise InputError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
     folder.mkdir(parents=True, exist_ok=True)
     _claim_folder(folder, recipe)
     # Without it some gradients are summed in whatever order the threads finish.
@@ -499,7 +495,7 @@ def _log_row(
 def _claim_folder(folder: Path, recipe: Recipe) -> None:
     path, text = folder / "recipe.json", json.dumps(asdict(recipe), indent=1)
     if path.exists() and path.read_text() != text:
-        raise TrainingError(f"{folder} holds a run of another recipe: name another folder, or delete it")
+        raise InputError(f"{folder} holds a run of another recipe: name another folder, or delete it")
     write_atomically(path, text.encode())
 
 
@@ -512,7 +508,7 @@ def _resume(folder: Path, state: list[tf.Variable]) -> tuple[int, list[dict[str,
             arrays = [saved[f"v{i}"] for i in range(len(state))]
             step, rows = int(saved["step"]), json.loads(str(saved["log"]))
     except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}): delete it to start again") from error
+        raise InputError(f"{path} cannot be read ({error}): delete it to start again") from error
     for variable, array in zip(state, arrays, strict=True):
         variable.assign(array)
     return step, rows
@@ -536,7 +532,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
     Raises
     ------
-    TrainingError
+    InputError
         If the file is not one of this network's.
     """
     try:
@@ -544,7 +540,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
             for weight in model.weights:
                 weight.assign(saved[weight.name])
     except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{path} does not hold the weights of {model.name} ({error})") from error
+        raise InputError(f"{path} does not hold the weights of {model.name} ({error})") from error
 
 
 def _write_npz(path: Path, arrays: dict[str, NDArray]) -> None:
@@ -589,7 +585,7 @@ def read_run(folder: Path) -> Run:
 
     Raises
     ------
-    TrainingError
+    InputError
         If the folder holds no finished run.
     """
     try:
@@ -599,7 +595,7 @@ def read_run(folder: Path) -> Run:
             fields[name] = tuple(fields.get(name, ()))
         return Run(Recipe(**fields), provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
+        raise InputError(
             f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end"
         ) from error
 
@@ -609,16 +605,16 @@ def records_of_run(folder: Path) -> list[results.Record]:
 
     Raises
     ------
-    TrainingError
+    InputError
         If the folder holds no finished run.
     """
     run = read_run(folder)
     made, context = run.provenance, _context_of(run)
-    recipe = {key: str(made["recipe"][key]) for key in ("network", "optimizer", "start", "rate", "seed")}
+    recipe = {key: str(made["recipe"][key]) for key in ("optimizer", "start", "rate")}
+    recipe |= {"architecture": made["recipe"]["network"], "recipe_seed": made["seed"]}
     return [
         context.record(
-            "validation-psnr", folder.name, row["val_psnr"], "dB", conditions={**recipe, "step": f"{row['step']:.0f}"},
-            seed=made["seed"],
+            "validation-psnr", folder.name, row["val_psnr"], "dB", **recipe, step=int(row["step"]),
         )
         for row in made["log"] if "val_psnr" in row
     ]
@@ -631,7 +627,7 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
 
     Raises
     ------
-    TrainingError
+    InputError
         If the folder holds no finished run.
     """
     run = read_run(folder)
@@ -642,8 +638,8 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
     model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
     load_weights(model, folder / "weights.npz")
     silent = [int((values <= 0).sum()) for values in networks.reach(model, lr_images)]
-    by_layer = {"layers": " ".join(map(str, silent)), "step": str(run.recipe.steps)}
-    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", conditions=by_layer)]
+    by_layer = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
+    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", **by_layer)]
 
 
 def _context_of(run: Run) -> results.Context:

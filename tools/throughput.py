@@ -32,12 +32,13 @@ import tf_keras as keras
 from numpy.typing import NDArray
 from PIL import Image
 
-from abpn_lib import training
 from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import BuildError
 from abpn_lib.results import Context, Record
-from abpn_lib.statistics import median_interval
+from abpn_lib.timing.statistics import median_interval
+from abpn_lib.train import training
 
-__all__ = ["WAYS", "Rate", "Setting", "ThroughputError", "measure", "paired_ratio", "plain_batches", "records"]
+__all__ = ["WAYS", "Rate", "Setting",  "measure", "paired_ratio", "plain_batches", "records"]
 
 # Steps before the clock starts in each round: batches made while the others had their turn are used up by then.
 _LEAD = 10
@@ -45,9 +46,6 @@ _LEAD = 10
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 Tick = Callable[[Any], None]
 
-
-class ThroughputError(Exception):
-    """Something that cannot be measured; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +82,21 @@ def measure(
 
     Raises
     ------
-    ThroughputError
+    BuildError
         If there is no such way, a number is out of range, or a way fails in its process.
-    training.TrainingError
+    training.InputError
         If no image is as large as a patch.
     """
     names = tuple(WAYS) if ways is None else tuple(ways)
     unknown = [name for name in names if name not in WAYS]
     if unknown or not names:
-        raise ThroughputError(f"no way is called {', '.join(unknown) or repr('')}; there are {', '.join(WAYS)}")
+        raise BuildError(f"no way is called {', '.join(unknown) or repr('')}; there are {', '.join(WAYS)}")
     if min(setting.threads, setting.rounds, setting.steps) < 1:
-        raise ThroughputError(f"{setting}: threads, rounds and steps must be at least 1")
+        raise BuildError(f"{setting}: threads, rounds and steps must be at least 1")
     side = setting.patch * setting.recipe.scale
     large = [image for image in images if min(image.shape[:2]) >= side]
     if not large:
-        raise training.TrainingError(f"no image is as large as an HR patch of {side} pixels a side")
+        raise training.InputError(f"no image is as large as an HR patch of {side} pixels a side")
     # TensorFlow's threads do not survive a fork.
     spawning = multiprocessing.get_context("spawn")
     pipes = {name: spawning.Pipe() for name in names}
@@ -127,24 +125,24 @@ def paired_ratio(a: Rate, b: Rate) -> tuple[float, float, float]:
 
     Raises
     ------
-    ThroughputError
+    BuildError
         If the numbers of rounds differ.
     """
     if len(a.samples) != len(b.samples):
-        raise ThroughputError(f"{len(a.samples)} and {len(b.samples)} rounds do not pair: use one call of measure")
+        raise BuildError(f"{len(a.samples)} and {len(b.samples)} rounds do not pair: use one call of measure")
     return median_interval(np.divide(a.samples, b.samples))
 
 
 def records(rates: Mapping[str, Rate], context: Context, setting: Setting, dataset: str) -> list[Record]:
     """Each way's "throughput" in 1/s, and as "throughput-ratio" how the library's loop compares with the others."""
     conditions = {
-        "batch": str(setting.batch), "patch": str(setting.patch), "threads": str(setting.threads),
-        "network": setting.network, "dataset": dataset,
+        "batch": setting.batch, "patch": setting.patch, "threads": setting.threads,
+        "architecture": setting.network, "dataset": dataset,
     }
 
     def record(quantity: str, subject: str, value: tuple[float, float, float], unit: str) -> Record:
         return context.record(
-            quantity, subject, value[0], unit, conditions=conditions, count=setting.rounds,
+            quantity, subject, value[0], unit, **conditions, count=setting.rounds,
             spread=(value[1], value[2]), spread_is="95 % interval of the median over rounds",
         )
 
@@ -274,9 +272,9 @@ def _ask(name: str, connection: Connection) -> float:
         connection.send("go")
         answer = connection.recv()
     except (EOFError, OSError) as error:
-        raise ThroughputError(f"{name} ended without an answer: is there memory for one process a way?") from error
+        raise BuildError(f"{name} ended without an answer: is there memory for one process a way?") from error
     if isinstance(answer, str):
-        raise ThroughputError(f"{name} failed ({answer})")
+        raise BuildError(f"{name} failed ({answer})")
     return answer
 
 

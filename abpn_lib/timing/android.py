@@ -25,12 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from abpn_lib import datasets, latency
-from abpn_lib.files import sha256
+from abpn_lib import datasets
+from abpn_lib.files import DeviceError, sha256
 from abpn_lib.results import Context, Record
+from abpn_lib.timing import latency
 
 __all__ = [
-    "ADDRESS", "MODELS", "AndroidError", "Phone", "Report", "Run", "Setting", "benchmark_model", "find", "measure",
+    "ADDRESS", "MODELS",  "Phone", "Report", "Run", "Setting", "benchmark_model", "find", "measure",
     "not_a_phone", "read_report", "record", "settings",
 ]
 
@@ -57,9 +58,6 @@ _DELEGATES: dict[str, tuple[str, str]] = {
 _THREADS = (1, 2, 4, 8)
 _SECONDS = {"ask": 60, "push": 300, "run": 900}
 
-
-class AndroidError(Exception):
-    """A phone, or a file for it, that cannot be used; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +134,22 @@ def find(serial: str | None = None) -> Phone:
 
     Raises
     ------
-    AndroidError
+    DeviceError
         If adb is not installed, there is no such phone, there are several, or it cannot be used as it is.
     """
     serial = serial or os.environ.get("ANDROID_SERIAL") or None
     states = _devices()
     listed = ", ".join(f"{name} ({state})" for name, (state, _) in states.items())
     if not states:
-        raise AndroidError("adb finds no phone: plug one in, and switch USB debugging on in its developer options")
+        raise DeviceError("adb finds no phone: plug one in, and switch USB debugging on in its developer options")
     if serial is None and len(states) > 1:
-        raise AndroidError(f"adb finds several phones, {listed}: name one, as in --device android:{next(iter(states))}")
+        raise DeviceError(f"adb finds several phones, {listed}: name one, as in --device android:{next(iter(states))}")
     serial = serial or next(iter(states))
     if serial not in states:
-        raise AndroidError(f"adb finds no phone of the serial number {serial!r}; there are {listed}")
+        raise DeviceError(f"adb finds no phone of the serial number {serial!r}; there are {listed}")
     state, remedy = states[serial]
     if state != "device":
-        raise AndroidError(f'{serial} has the state "{state}": {remedy}')
+        raise DeviceError(f'{serial} has the state "{state}": {remedy}')
     return _described(serial)
 
 
@@ -159,7 +157,7 @@ def _devices() -> dict[str, tuple[str, str]]:
     """Every serial number with its state and what to do about it."""
     done = _adb("devices", "-l")
     if done.returncode:
-        raise AndroidError(f"adb cannot list phones ({_reason(done)}): try `adb kill-server`")
+        raise DeviceError(f"adb cannot list phones ({_reason(done)}): try `adb kill-server`")
     found = {}
     for line in done.stdout.splitlines():
         match = re.match(r"(\S+)\s+(no permissions|[a-z]+)(\s|$)", line)
@@ -189,7 +187,7 @@ def _described(serial: str) -> Phone:
     )
     if "unknown" in (model, release):
         # A time that names no device is worth nothing.
-        raise AndroidError(
+        raise DeviceError(
             f"{serial} does not say what it is (ro.product.model, ro.build.version.release): name an Android phone"
         )
     named = model if maker == "unknown" or model.lower().startswith(maker.lower()) else f"{maker} {model}"
@@ -209,7 +207,7 @@ def _kind(properties: Mapping[str, str]) -> Kind:
 
 def not_a_phone(record: Record) -> bool:
     """Whether a record of this module was made on an emulator or on the tests' fake: such a one is never shipped."""
-    return record.conditions.get("device-kind") in ("android-emulator", "fake") or "NOT A PHONE" in record.device
+    return record.get("device-kind") in ("android-emulator", "fake") or "NOT A PHONE" in record.context.device
 
 
 def _cores(present: str) -> int:
@@ -237,14 +235,14 @@ def _temperature(serial: str) -> str:
 def _adb(*words: str, seconds: float = _SECONDS["ask"]) -> subprocess.CompletedProcess[str]:
     program = shutil.which("adb")
     if program is None:
-        raise AndroidError("adb is not installed: install Debian's package adb, or Android's platform-tools")
+        raise DeviceError("adb is not installed: install Debian's package adb, or Android's platform-tools")
     try:
         return subprocess.run(
             [program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=seconds, check=False,
         )
     except subprocess.TimeoutExpired:
-        raise AndroidError(f"adb {' '.join(words)[:80]} gave no answer in {seconds:g} s: wake the phone up") from None
+        raise DeviceError(f"adb {' '.join(words)[:80]} gave no answer in {seconds:g} s: wake the phone up") from None
 
 
 _END = "abpn-exit="
@@ -269,10 +267,10 @@ def _ask(serial: str, command: str) -> str:
     return "" if status else output.strip()
 
 
-def _gone(serial: str, doing: str, done: subprocess.CompletedProcess[str]) -> AndroidError:
+def _gone(serial: str, doing: str, done: subprocess.CompletedProcess[str]) -> DeviceError:
     reason = _reason(done)
     told = f" ({reason})" if "error" in reason or "adb" in reason else ""
-    return AndroidError(f"{serial} went away while {doing}{told}: plug it in, keep it awake, and start again")
+    return DeviceError(f"{serial} went away while {doing}{told}: plug it in, keep it awake, and start again")
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -293,15 +291,15 @@ def _push(serial: str, source: Path, target: str, name: str) -> None:
         # It may be there again already.
         if not there or re.search(r"feature set|from device|offline|' not found|no devices", reason):
             raise _gone(serial, doing, done)
-        raise AndroidError(f"{name} could not be pushed to {serial} ({reason})")
+        raise DeviceError(f"{name} could not be pushed to {serial} ({reason})")
     # Not every adb notices that a disk is full.
     _, size = _shell(serial, f"wc -c < {target}", doing)
     if size.strip() != str(source.stat().st_size):
-        raise AndroidError(f"{name} did not arrive whole on {serial}: free some space on it, and start again")
+        raise DeviceError(f"{name} did not arrive whole on {serial}: free some space on it, and start again")
 
 
-def _full(serial: str, name: str) -> AndroidError:
-    return AndroidError(f"no space is left on {serial} for {name}: free some, and start again")
+def _full(serial: str, name: str) -> DeviceError:
+    return DeviceError(f"no space is left on {serial} for {name}: free some, and start again")
 
 
 @contextmanager
@@ -315,14 +313,14 @@ def _folder(serial: str) -> Iterator[str]:
         if "no space left" in output.lower():
             raise _full(serial, "a folder")
         if status:
-            raise AndroidError(f"{serial} lets us make no folder in /data/local/tmp ({output.strip()})")
+            raise DeviceError(f"{serial} lets us make no folder in /data/local/tmp ({output.strip()})")
         yield folder
     except BaseException as error:
         try:
             _shell(serial, tidy, "its folder was removed")
-        except AndroidError as second:
-            if isinstance(error, AndroidError):
-                raise AndroidError(f"{error} ({folder} stays behind on it)") from second
+        except DeviceError as second:
+            if isinstance(error, DeviceError):
+                raise DeviceError(f"{error} ({folder} stays behind on it)") from second
         raise
     _shell(serial, tidy, f"{folder} was removed from it")
 
@@ -345,15 +343,15 @@ def benchmark_model(
 
     Raises
     ------
-    AndroidError
+    DeviceError
         If neither is given, the file is missing, or it has another hash.
     DataError
         If it cannot be downloaded, or the download has another hash (both are named).
     """
     if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise AndroidError(f"--benchmark-sha256 {digest!r} is not a sha256: 64 hexadecimal digits are needed")
+        raise DeviceError(f"--benchmark-sha256 {digest!r} is not a sha256: 64 hexadecimal digits are needed")
     if path is None and digest is None:
-        raise AndroidError(
+        raise DeviceError(
             "benchmark_model is needed: name the file with --benchmark-model PATH, or give --benchmark-sha256 HASH, "
             f"and {address} is downloaded and used if it has that hash"
         )
@@ -364,10 +362,10 @@ def benchmark_model(
         tool = datasets.Dataset("benchmark_model", "TensorFlow's benchmark_model", "Apache License 2.0", (entry,))
         (path,) = datasets.fetch(tool, root, progress=False)
     if not path.is_file():
-        raise AndroidError(f"--benchmark-model {path} is not a file")
+        raise DeviceError(f"--benchmark-model {path} is not a file")
     found = sha256(path)
     if digest is not None and found != digest.lower():
-        raise AndroidError(f"--benchmark-model {path} has sha256 {found}, not {digest.lower()}: it was not used")
+        raise DeviceError(f"--benchmark-model {path} has sha256 {found}, not {digest.lower()}: it was not used")
     return path
 
 
@@ -396,7 +394,7 @@ def measure(
 
     Raises
     ------
-    AndroidError
+    DeviceError
         If the phone goes away or has no space left, or the tool cannot run on it. Runs that were yielded hold.
     """
     with _folder(phone.serial) as folder:
@@ -432,7 +430,7 @@ def _judged(phone: Phone, setting: Setting, status: int, output: str) -> tuple[R
     if "STARTING!" not in output:
         # It says so first of all: without it, the program never ran.
         lines = output.strip().splitlines() or [f"it ended with status {status}"]
-        raise AndroidError(
+        raise DeviceError(
             f"this benchmark_model cannot run on {phone.serial}, which is {phone.abi} ({lines[-1].strip()}): "
             "name one that was built for it"
         )
@@ -507,16 +505,16 @@ def record(
 
     Raises
     ------
-    LatencyError
+    DeviceError
         If the run was refused.
     """
     report, kernels = run.report, run.setting.kernels
     if report is None:
-        raise latency.LatencyError(f"{run.subject} on {run.setting.name} has no time ({run.refusal})")
+        raise latency.DeviceError(f"{run.subject} on {run.setting.name} has no time ({run.refusal})")
     delegate = _DELEGATES[kernels][0]
     kernels = "builtin" if kernels == "xnnpack" and delegate not in report.taken else kernels
     told = {
-        "size": size, "threads": str(run.setting.threads), "kernels": kernels, "device-kind": phone.kind,
+        "size": size, "threads": run.setting.threads, "kernels": kernels, "device-kind": phone.kind,
         "delegated": report.taken.get(delegate, ""), "before": run.before, "after": run.after, **(conditions or {}),
     }
     library = {name: number for name, number in context.versions.items() if name == "abpn-lib"}
@@ -525,7 +523,7 @@ def record(
         versions={**library, "android": phone.android, "benchmark_model": f"sha256 {tool_sha256}"},
     )
     return there.record(
-        "latency", run.subject, report.value_ms, "ms", conditions={key: text for key, text in told.items() if text},
+        "latency", run.subject, report.value_ms, "ms", **{key: text for key, text in told.items() if text},
         count=report.count, spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
         model_sha256=model_sha256,
     )

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abpn_lib import degradation, metrics
-from abpn_lib.datasets import DataError
-from abpn_lib.models import Model, ModelError
+from abpn_lib.files import DataError, ModelError
+from abpn_lib.models import Model
 from abpn_lib.results import Context, Record
 
 __all__ = [
@@ -142,7 +142,7 @@ def records_of(
 
     def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
         return context.record(
-            quantity, subject, value, unit, conditions=conditions, count=mean.images,
+            quantity, subject, value, unit, **conditions, count=mean.images,
             spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
         )
 
@@ -177,9 +177,13 @@ def records_of_images(
         for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
             if value is not None:
                 records.append(
-                    context.record(quantity, subject, value, unit, conditions=conditions, model_sha256=model_sha256)
+                    context.record(quantity, subject, value, unit, **conditions, model_sha256=model_sha256)
                 )
     return records
+
+
+# A record's own network and seed are those of the model's name.
+_RECIPE_COLUMNS = {"network": "architecture", "seed": "recipe_seed"}
 
 
 def records_of_models(models: Iterable[Model], context: Context) -> list[Record]:
@@ -190,12 +194,12 @@ def records_of_models(models: Iterable[Model], context: Context) -> list[Record]
     records = []
     for model in models:
         fields = model.provenance["recipe"].items()
-        recipe = {key: str(value) for key, value in fields if key not in ("steps", "halve_at")}
+        fields = [(key, str(value)) for key, value in fields if key not in ("steps", "halve_at")]
+        recipe = {_RECIPE_COLUMNS.get(key, key): text for key, text in fields}
         size = model.path.stat().st_size
         records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
         records.append(context.record(
-            "training-steps", model.name, model.provenance["steps"], "", conditions=recipe, model_sha256=model.sha256,
-            seed=model.provenance["seed"],
+            "training-steps", model.name, model.provenance["steps"], "", **recipe, model_sha256=model.sha256,
         ))
     return records
 

@@ -28,10 +28,11 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from abpn_lib import paper
+from abpn_lib.files import InputError
 from abpn_lib.results import Record
 
 __all__ = [
-    "CLAIMS", "DATASETS", "PROTOCOL", "Claim", "ClaimError", "Judgement", "Verdict", "anchor", "claim", "judge_score",
+    "CLAIMS", "DATASETS", "PROTOCOL", "Claim",  "Judgement", "Verdict", "anchor", "claim", "judge_score",
     "ledger", "to_json", "to_markdown",
 ]
 
@@ -49,9 +50,6 @@ _NPU = "The time belongs to the paper's NPU"
 _NOT_DIV2K = "Our images are not DIV2K's, so only the difference is compared."
 _THIS_MACHINE = "Another device than the paper's: the comparison holds for the machine that was timed."
 
-
-class ClaimError(Exception):
-    """There is no such claim."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,13 @@ def claim(id: str) -> Claim:
 
     Raises
     ------
-    ClaimError
+    InputError
         If there is none.
     """
     for found in CLAIMS:
         if found.id == id:
             return found
-    raise ClaimError(f"no claim is called {id!r}; `abpn claims` lists them")
+    raise InputError(f"no claim is called {id!r}; `abpn claims` lists them")
 
 
 def ledger(records: Iterable[Record]) -> list[tuple[Claim, Judgement]]:

@@ -30,12 +30,12 @@ import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from abpn_lib import networks, results, training
-from abpn_lib.files import sha256, write_atomically
+from abpn_lib import networks, results
+from abpn_lib.files import ModelError, sha256, write_atomically
+from abpn_lib.train import training
 
 __all__ = [
-    "Export",
-    "QuantizationError",
+    "Export", 
     "Ranges",
     "Writer",
     "assert_full_integer",
@@ -53,9 +53,6 @@ Ranges = Mapping[str, tuple[float, float]]
 
 _quantizers = tfmot.quantization.keras.quantizers
 
-
-class QuantizationError(Exception):
-    """A network that cannot be quantised, or an export that is not what it should be."""
 
 
 class _PresetAverage(tfmot.quantization.keras.quantizers.MovingAverageQuantizer):
@@ -127,7 +124,7 @@ def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dic
 
     Raises
     ------
-    QuantizationError
+    ModelError
         If there are no images, or the network's output is not finite.
     """
     names = _ranged_layers(model)
@@ -138,7 +135,7 @@ def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dic
         low = np.minimum(low, [float(tf.reduce_min(output)) for output in outputs])
         high = np.maximum(high, [float(tf.reduce_max(output)) for output in outputs])
     if not np.all(np.isfinite([low, high])):
-        raise QuantizationError(f"{model.name} cannot be calibrated: no images, or activations that are not finite")
+        raise ModelError(f"{model.name} cannot be calibrated: no images, or activations that are not finite")
     # A range must hold zero, which padding needs exactly, and cannot be empty.
     return {name: (min(float(a), 0.0), max(float(b), 1e-6)) for name, a, b in zip(names, low, high, strict=True)}
 
@@ -152,7 +149,7 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
 
     Raises
     ------
-    QuantizationError
+    ModelError
         If the network is not a chain of convolutions and ReLUs, or there are no images.
 
     References
@@ -163,10 +160,10 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     chain = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     simple = all(layer.activation is keras.activations.relu for layer in chain[:-1])
     if not simple or "feature_add" in [layer.name for layer in model.layers]:
-        raise QuantizationError(f"{model.name} is not a chain of convolutions and ReLUs: it cannot be equalised")
+        raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs: it cannot be equalised")
     reach = networks.reach(model, lr_images)
     if not all(values.any() for values in reach):
-        raise QuantizationError(f"{model.name} cannot be equalised: no images, or a layer silent on all of them")
+        raise ModelError(f"{model.name} cannot be equalised: no images, or a layer silent on all of them")
     equal = keras.models.clone_model(model)
     equal.set_weights(model.get_weights())
     for values, first, second in zip(reach, chain, chain[1:], strict=False):
@@ -200,7 +197,7 @@ def round_weights(
 
     Raises
     ------
-    QuantizationError
+    ModelError
         If the network is not a chain of convolutions, or there are no images.
 
     References
@@ -210,9 +207,9 @@ def round_weights(
     chain = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     images = [image[None].astype(np.float32) / 255 for image in lr_images]
     if "feature_add" in [layer.name for layer in model.layers] or any(layer.strides != (1, 1) for layer in chain):
-        raise QuantizationError(f"{model.name} is not a chain of convolutions: its weights cannot be rounded in turn")
+        raise ModelError(f"{model.name} is not a chain of convolutions: its weights cannot be rounded in turn")
     if not images:
-        raise QuantizationError(f"{model.name} cannot be rounded: there are no images")
+        raise ModelError(f"{model.name} cannot be rounded: there are no images")
     rounded = keras.models.clone_model(model)
     rounded.set_weights(model.get_weights())
     rng = np.random.default_rng(seed)
@@ -278,12 +275,12 @@ def fake_quantize(
 
     Raises
     ------
-    QuantizationError
+    ModelError
         If a layer has no range.
     """
     missing = sorted(set(_ranged_layers(model)) - set(ranges))
     if missing:
-        raise QuantizationError(f"{model.name} has no range for {', '.join(missing)}: calibrate this very network")
+        raise ModelError(f"{model.name} has no range for {', '.join(missing)}: calibrate this very network")
     image = _image_layer(model)
 
     def output_quantizer(name: str) -> tfmot.quantization.keras.quantizers.Quantizer | None:
@@ -452,7 +449,7 @@ def export_int8(
 
     Raises
     ------
-    QuantizationError
+    ModelError
         If a range is missing, or the file is not full-integer in the form described above.
     """
     copy = keras.models.clone_model(model)
@@ -476,7 +473,7 @@ def _converter(model: keras.Model, form: Export) -> tf.lite.TFLiteConverter:
 
 
 def assert_full_integer(content: bytes, *, saturates: bool = True) -> None:
-    """Raise QuantizationError unless a .tflite computes in integers from input to output.
+    """Raise ModelError unless a .tflite computes in integers from input to output.
 
     With `saturates`, its output must also have scale 1 and zero point 0 (uint8) or -128 (int8).
     """
@@ -487,9 +484,9 @@ def assert_full_integer(content: bytes, *, saturates: bool = True) -> None:
         for index in (*operator.inputs, *operator.outputs):
             if index >= 0 and graph.tensors[index].type not in allowed:
                 name = graph.tensors[index].name.decode()
-                raise QuantizationError(f"tensor {name} is not an integer: the export is not full-integer")
+                raise ModelError(f"tensor {name} is not an integer: the export is not full-integer")
     tensor = graph.tensors[graph.outputs[0]]
     scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     expected = 0 if tensor.type == schema.TensorType.UINT8 else -128
     if saturates and (scale, zero) != (1.0, expected):
-        raise QuantizationError(f"the output does not clip: scale {scale} and zero point {zero}, not 1 and {expected}")
+        raise ModelError(f"the output does not clip: scale {scale} and zero point {zero}, not 1 and {expected}")

@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from abpn_lib.degradation import bicubic_up
-from abpn_lib.files import write_atomically
+from abpn_lib.files import InputError, ModelError, write_atomically
 
 __all__ = [
-    "FORMATS", "MAX_PIXELS", "ImageError", "Kernels", "RuntimeModelError", "Upscaler", "open_image", "save_image",
+    "FORMATS", "MAX_PIXELS",  "Kernels",  "Upscaler", "open_image", "save_image",
     "upscale_image",
 ]
 
@@ -56,12 +56,6 @@ Kernels = Literal["xnnpack", "builtin"]
 """LiteRT's default (XNNPACK where it can), or its built-in kernels alone."""
 
 
-class RuntimeModelError(Exception):
-    """A file that is not a super-resolution model which can be run on any image."""
-
-
-class ImageError(Exception):
-    """An image that cannot be read, enlarged or written."""
 
 
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -124,7 +118,7 @@ class Upscaler:
 
     Raises
     ------
-    RuntimeModelError
+    ModelError
         If the file is not such a model.
     """
 
@@ -162,7 +156,7 @@ class Upscaler:
         ------
         ValueError
             If the shape, the dtype or `tile` is not as described.
-        RuntimeModelError
+        ModelError
             If LiteRT cannot run the model at this size.
         """
         if lr.dtype != np.uint8 or lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
@@ -192,7 +186,7 @@ class Upscaler:
             self._interpreter.invoke()
         except (RuntimeError, ValueError, MemoryError) as error:
             size = f"{patch.shape[1]}x{patch.shape[0]}"
-            raise RuntimeModelError(f"{self._path}: LiteRT cannot run it on {size} pixels ({_line(error)})") from error
+            raise ModelError(f"{self._path}: LiteRT cannot run it on {size} pixels ({_line(error)})") from error
         return self._output_to_pixel(self._interpreter.get_tensor(self._output["index"])[0])
 
     def _allocate(self, height: int, width: int) -> None:
@@ -271,23 +265,23 @@ def _plan(path: Path) -> _Plan:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise RuntimeModelError(f"{path}: there is no such file") from None
+        raise ModelError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise RuntimeModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     if content[4:8] != b"TFL3":
-        raise RuntimeModelError(f"{path}: not a TensorFlow Lite model")
+        raise ModelError(f"{path}: not a TensorFlow Lite model")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
         _check_interface(path, model)
         scales = _scales(path, content, model)
     except (struct.error, LookupError, TypeError, AttributeError, ValueError, MemoryError) as error:
-        raise RuntimeModelError(f"{path}: a broken TensorFlow Lite model ({_line(error)})") from error
+        raise ModelError(f"{path}: a broken TensorFlow Lite model ({_line(error)})") from error
     graph = model.subgraphs[0]
     operators = [_operator(model, operator) for operator in graph.operators]
     halo = ceil(_reach(path, model, scales))
     scale = scales[graph.outputs[0]]
     if scale.denominator != 1 or scale < 1:
-        raise RuntimeModelError(f"{path}: changes the image's size by {scale}, not by a whole number of at least 1")
+        raise ModelError(f"{path}: changes the image's size by {scale}, not by a whole number of at least 1")
     resizes = _take_out_resizes(path, model, scales)
     if resizes:
         builder = flatbuffers.Builder(len(content))
@@ -304,18 +298,18 @@ def _operator(model: schema.ModelT, operator: schema.OperatorT) -> str:
 def _check_interface(path: Path, model: schema.ModelT) -> None:
     graph = model.subgraphs[0]
     if len(model.subgraphs) != 1 or len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise RuntimeModelError(f"{path}: not one graph with one input and one output")
+        raise ModelError(f"{path}: not one graph with one input and one output")
     types = {schema.TensorType.UINT8, schema.TensorType.INT8, schema.TensorType.FLOAT32}
     for role, index in (("input", graph.inputs[0]), ("output", graph.outputs[0])):
         tensor = graph.tensors[index]
         shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
         if len(shape) != 4 or shape[0] not in (-1, 1) or shape[3] != 3:
-            raise RuntimeModelError(f"{path}: its {role} has the shape {shape}, not one RGB image, (1, H, W, 3)")
+            raise ModelError(f"{path}: its {role} has the shape {shape}, not one RGB image, (1, H, W, 3)")
         if tensor.type not in types:
-            raise RuntimeModelError(f"{path}: its {role} is neither uint8, int8 nor float32")
+            raise ModelError(f"{path}: its {role} is neither uint8, int8 nor float32")
         scales = None if tensor.quantization is None else tensor.quantization.scale
         if tensor.type != schema.TensorType.FLOAT32 and (scales is None or not scales[0] > 0):
-            raise RuntimeModelError(f"{path}: its {role} is an integer without a scale")
+            raise ModelError(f"{path}: its {role} is an integer without a scale")
 
 
 def _scales(path: Path, content: bytes, model: schema.ModelT) -> dict[int, Fraction]:
@@ -331,15 +325,15 @@ def _scales(path: Path, content: bytes, model: schema.ModelT) -> dict[int, Fract
         interpreter.invoke()
         shapes = {detail["index"]: detail["shape"] for detail in interpreter.get_tensor_details()}
     except (RuntimeError, ValueError) as error:
-        raise RuntimeModelError(f"{path}: {_why_not_any_size(graph, error)}") from error
+        raise ModelError(f"{path}: {_why_not_any_size(graph, error)}") from error
     scales = {}
     for tensor in dependent:
         name = graph.tensors[tensor].name.decode()
         if len(shapes[tensor]) != 4:
-            raise RuntimeModelError(f"{path}: its tensor {name} is not an image, (1, H, W, C)")
+            raise ModelError(f"{path}: its tensor {name} is not an image, (1, H, W, C)")
         scales[tensor] = Fraction(int(shapes[tensor][1]), height)
         if scales[tensor] != Fraction(int(shapes[tensor][2]), width):
-            raise RuntimeModelError(f"{path}: its tensor {name} does not follow the size of its input")
+            raise ModelError(f"{path}: its tensor {name} does not follow the size of its input")
     return scales
 
 
@@ -368,7 +362,7 @@ def _reach(path: Path, model: schema.ModelT, scales: dict[int, Fraction]) -> Fra
 
     Raises
     ------
-    RuntimeModelError
+    ModelError
         If the reach of an operator is not known.
     """
     graph = model.subgraphs[0]
@@ -381,7 +375,7 @@ def _reach(path: Path, model: schema.ModelT, scales: dict[int, Fraction]) -> Fra
         name = _operator(model, operator)
         own = _own_reach(model, name, operator, scales)
         if own is None or len({scales[index] for index in images}) > 1:
-            raise RuntimeModelError(f"{path}: cannot be run in tiles: how far its operator {name} looks is not known")
+            raise ModelError(f"{path}: cannot be run in tiles: how far its operator {name} looks is not known")
         total = max(reach[index] for index in images) + own / scales[images[0]]
         reach.update(dict.fromkeys(outputs, total))
     return reach[int(graph.outputs[0])]
@@ -439,7 +433,7 @@ def _take_out_resizes(path: Path, model: schema.ModelT, scales: dict[int, Fracti
         offset = _offset_from_input(model, source)
         tensor = graph.tensors[target]
         if offset is None or scales[target].denominator != 1:
-            raise RuntimeModelError(f"{path}: cannot be run in tiles: its RESIZE_BILINEAR enlarges not the LR image")
+            raise ModelError(f"{path}: cannot be run in tiles: its RESIZE_BILINEAR enlarges not the LR image")
         name = f"resized_{target}"
         tensor.name, tensor.shapeSignature = name.encode(), [1, -1, -1, 3]
         integer = tensor.type == schema.TensorType.INT8
@@ -518,11 +512,11 @@ def open_image(path: Path) -> Image.Image:
 
     Raises
     ------
-    ImageError
+    InputError
         If there is no such file, it is not an image, it is broken, or it has more than `MAX_PIXELS`.
     """
     if not path.is_file():
-        raise ImageError(f"{path}: {'a folder, not an image' if path.is_dir() else 'there is no such file'}")
+        raise InputError(f"{path}: {'a folder, not an image' if path.is_dir() else 'there is no such file'}")
     try:
         with warnings.catch_warnings():
             # Our own limit, below, is lower than the one that Pillow warns of.
@@ -532,21 +526,21 @@ def open_image(path: Path) -> Image.Image:
             _check_size(path, image.size)
             image.load()
         return image
-    except ImageError:
+    except InputError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: has more than {MAX_PIXELS} pixels; crop or shrink it") from None
+        raise InputError(f"{path}: has more than {MAX_PIXELS} pixels; crop or shrink it") from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image, or not in a format that is known") from None
+        raise InputError(f"{path}: not an image, or not in a format that is known") from None
     except Exception as error:  # Pillow's decoders raise almost anything on a broken file
-        raise ImageError(f"{path}: a broken image ({_line(error)})") from error
+        raise InputError(f"{path}: a broken image ({_line(error)})") from error
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{path}: {size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; crop or shrink it")
+        raise InputError(f"{path}: {size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; crop or shrink it")
     if 0 in size:
-        raise ImageError(f"{path}: has no pixels")
+        raise InputError(f"{path}: has no pixels")
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -554,16 +548,16 @@ def save_image(image: Image.Image, path: Path) -> None:
 
     Raises
     ------
-    ImageError
+    InputError
         If the extension is not known, or the format cannot hold the image.
     OSError
         If the folder cannot be written to.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ImageError(f"{path}: the extension is none of {', '.join(FORMATS)}")
+        raise InputError(f"{path}: the extension is none of {', '.join(FORMATS)}")
     form = FORMATS[path.suffix.lower()]
     if form == "JPEG" and image.mode in ("RGBA", "LA"):
-        raise ImageError(f"{path}: JPEG has no transparency; write a .png")
+        raise InputError(f"{path}: JPEG has no transparency; write a .png")
     options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
     if form in ("JPEG", "WEBP"):
         options["quality"] = 95
@@ -575,7 +569,7 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(content, form, **options)
     except (OSError, ValueError, struct.error) as error:
         size = f"{image.width}x{image.height}"
-        raise ImageError(f"{path}: {form} cannot hold this {size} image ({_line(error)}); write a .png") from error
+        raise InputError(f"{path}: {form} cannot hold this {size} image ({_line(error)}); write a .png") from error
     write_atomically(path, content.getvalue())
 
 
@@ -604,9 +598,9 @@ def upscale_image(
 
     Raises
     ------
-    ImageError
+    InputError
         If the mode has no 8-bit reading (floating point, 32-bit integers), or the result is too large.
-    RuntimeModelError
+    ModelError
         If LiteRT cannot run the model.
     """
     _check_memory(image.size, upscaler.scale, _physical_memory() if memory is None else memory)
@@ -636,14 +630,14 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
             return with_alpha.convert(mode), with_alpha.getchannel("A")
         return image.convert(mode), None
     except ValueError as error:
-        raise ImageError(f"an image of mode {image.mode} cannot be read as RGB: convert it first") from error
+        raise InputError(f"an image of mode {image.mode} cannot be read as RGB: convert it first") from error
 
 
 def _gray_from_integers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     values = np.asarray(image)
     if image.mode == "F" or int(values.min()) < 0 or int(values.max()) > 65535:
         kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise ImageError(f"a {kind} image has no fixed white: convert it to 8 or 16 bits first")
+        raise InputError(f"a {kind} image has no fixed white: convert it to 8 or 16 bits first")
     gray = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     key = image.info.get("transparency")
     alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
@@ -664,7 +658,7 @@ def _check_memory(size: tuple[int, int], scale: int, memory: int) -> None:
     # Per HR pixel: the array, Pillow's copy with its padding byte, its alpha, and the encoded file.
     needed = size[0] * size[1] * scale**2 * (3 + 4 + 1 + 3)
     if needed > memory:
-        raise ImageError(
+        raise InputError(
             f"enlarging {size[0]}x{size[1]} pixels {scale} times needs {needed / 2**30:.1f} GiB of memory, "
             f"and there are {memory / 2**30:.1f}: crop the image"
         )

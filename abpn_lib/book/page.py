@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from abpn_lib import claims, datasets, paper, results
-from abpn_lib.figures import Html
+from abpn_lib import datasets, paper, results
+from abpn_lib.book.page.figures import Html
+from abpn_lib.claims.ledger import ledger as claims
 from abpn_lib.results import Record
 
 __all__ = [

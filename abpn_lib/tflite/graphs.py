@@ -15,8 +15,9 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = [
-    "GraphError", "bytes_moved", "fix_size", "long_way", "multiplications", "operator_alone", "operator_names",
+from abpn_lib.files import ModelError
+
+__all__ = [  "bytes_moved", "fix_size", "long_way", "multiplications", "operator_alone", "operator_names",
     "with_int8_interface",
 ]
 
@@ -25,9 +26,6 @@ _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if
 _SIZES = (("FLOAT32", 4), ("INT32", 4), ("UINT8", 1), ("INT8", 1))
 _BYTES = {getattr(schema.TensorType, name): size for name, size in _SIZES}
 
-
-class GraphError(Exception):
-    """A .tflite file that cannot be read, or has not the form that an operation needs."""
 
 
 def operator_names(content: bytes) -> list[str]:
@@ -41,13 +39,13 @@ def fix_size(content: bytes, height: int, width: int, *, batch: int = 1) -> byte
 
     Raises
     ------
-    GraphError
+    ModelError
         If the file cannot be read, or its network does not take that size.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     if min(height, width, batch) < 1:
-        raise GraphError(f"{batch} image(s) of {width}x{height}: at least 1 of each is needed")
+        raise ModelError(f"{batch} image(s) of {width}x{height}: at least 1 of each is needed")
     model = _read(content)
     graph = model.subgraphs[0]
     try:
@@ -61,7 +59,7 @@ def fix_size(content: bytes, height: int, width: int, *, batch: int = 1) -> byte
         # Some shapes, such as a deconvolution's, are known only after a run.
         interpreter.invoke()
     except (ValueError, RuntimeError, IndexError) as error:
-        raise GraphError(f"this network does not take {batch} image(s) of {width}x{height}: {_first(error)}") from error
+        raise ModelError(f"this network does not take {batch} image(s) of {width}x{height}: {_first(error)}") from error
     for tensor in interpreter.get_tensor_details():
         if tensor["index"] < len(graph.tensors):
             graph.tensors[tensor["index"]].shape = np.asarray(tensor["shape"], np.int32)
@@ -76,7 +74,7 @@ def with_int8_interface(content: bytes) -> bytes:
 
     Raises
     ------
-    GraphError
+    ModelError
         If the file has not a QUANTIZE from uint8 to int8 at its start and one back at its end.
     """
     model = _read(content)
@@ -84,7 +82,7 @@ def with_int8_interface(content: bytes) -> bytes:
     first, last = graph.operators[0], graph.operators[-1]
     ends = (graph.tensors[first.inputs[0]].type, graph.tensors[last.outputs[0]].type)
     if {_name(model, first), _name(model, last)} != {"QUANTIZE"} or set(ends) != {schema.TensorType.UINT8}:
-        raise GraphError("this network does not take and give uint8 images: only such a one can be turned to int8")
+        raise ModelError("this network does not take and give uint8 images: only such a one can be turned to int8")
     inner = {first.inputs[0]: first.outputs[0], last.outputs[0]: last.inputs[0]}
     graph.inputs = np.array([inner[i] for i in graph.inputs], np.int32)
     graph.outputs = np.array([inner[i] for i in graph.outputs], np.int32)
@@ -98,13 +96,13 @@ def operator_alone(content: bytes, position: int) -> bytes:
 
     Raises
     ------
-    GraphError
+    ModelError
         If there is no such operator.
     """
     model = _read(content)
     graph = model.subgraphs[0]
     if not 0 <= position < len(graph.operators):
-        raise GraphError(f"there is no operator {position}: the file has {len(graph.operators)}")
+        raise ModelError(f"there is no operator {position}: the file has {len(graph.operators)}")
     operator = graph.operators[position]
     constant = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
     graph.operators = [operator]
@@ -122,20 +120,20 @@ def long_way(content: bytes) -> bytes:
 
     Raises
     ------
-    GraphError
+    ModelError
         If the file is not an ABPN that this library exported in INT8.
     """
     model = _read(content)
     graph = model.subgraphs[0]
     names = operator_names(content)
     if names[:2] != ["QUANTIZE", "CONV_2D"] or names[-3:] != ["ADD", "DEPTH_TO_SPACE", "QUANTIZE"]:
-        raise GraphError("this is not an INT8 ABPN with an anchor and saturation in place of the clip")
+        raise ModelError("this is not an INT8 ABPN with an anchor and saturation in place of the clip")
     anchor, add = graph.operators[1], graph.operators[-3]
     source, joined = graph.tensors[anchor.inputs[0]], graph.tensors[anchor.outputs[0]]
     if (source.quantization.scale[0], source.quantization.zeroPoint[0]) != (
         joined.quantization.scale[0], joined.quantization.zeroPoint[0]
     ):
-        raise GraphError("the anchor has another scale than the image: copies of it would not have the same bits")
+        raise ModelError("the anchor has another scale than the image: copies of it would not have the same bits")
     factor = int(joined.shape[-1]) // int(source.shape[-1])
     anchor.opcodeIndex = _code(model, schema.BuiltinOperator.CONCATENATION)
     anchor.inputs = np.array([anchor.inputs[0]] * factor, np.int32)
@@ -220,7 +218,7 @@ def _name(model: Any, operator: Any) -> str:
 
 def _read(content: bytes) -> Any:
     if content[4:8] != b"TFL3":
-        raise GraphError("this is not a .tflite file")
+        raise ModelError("this is not a .tflite file")
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 

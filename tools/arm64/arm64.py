@@ -5,9 +5,9 @@ does an ARM64 core execute for each output pixel? Both are facts about the progr
 says nothing of milliseconds, and none are derived here. Nor is the emulator above suspicion: the SME of qemu 7.2
 (``-cpu max``) computes wrongly, that of qemu 10 does not. So nothing is counted where the output is wrong.
 
-The guest is LiteRT's own aarch64 library, from the pinned wheel, called by ``arm64_guest.c`` through LiteRT's C
+The guest is LiteRT's own aarch64 library, from the pinned wheel, called by ``guest.c`` through LiteRT's C
 interface. (The wheel's Python part would need an aarch64 Python and NumPy besides.) `prepare` is the only step that
-downloads. A plugin of qemu's, ``arm64_counter.c``, counts executed instructions; the same guest with one, two and
+downloads. A plugin of qemu's, ``counter.c``, counts executed instructions; the same guest with one, two and
 three invokes gives those of an invoke alone.
 
 Sources: ``litert/c`` in google-ai-edge/LiteRT; QEMU's manual, "QEMU TCG Plugins".
@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from abpn_lib import runtime
-from abpn_lib.files import sha256, write_atomically
+from abpn_lib.files import DeviceError, sha256, write_atomically
 from abpn_lib.results import Context, Record
-from abpn_lib.runtime import Kernels
+from abpn_lib.tflite import runtime
+from abpn_lib.tflite.runtime import Kernels
 
 __all__ = [
-    "CPUS", "IMAGES", "MODELS", "SIZES", "WHEEL", "Arm64Error", "Comparison", "CountError", "Counts", "Emulator",
+    "CPUS", "IMAGES", "MODELS", "SIZES", "WHEEL",  "Comparison", "CountError", "Counts", "Emulator",
     "Findings", "Machine", "Prefix", "Wheel", "build_counter", "build_guest", "compare", "count", "find_emulator",
     "lr_image", "measure", "open_prefix", "prepare", "start", "write_manifest",
 ]
@@ -74,11 +74,8 @@ _FEATURES = {
 _TELLING = ("asimddp", "i8mm", "sve", "sve2", "sme")
 
 
-class Arm64Error(Exception):
-    """Something that the emulation needs is not there, or failed; the message names it and the remedy."""
 
-
-class CountError(Arm64Error):
+class CountError(DeviceError):
     """The guest runs, but its instructions cannot be counted."""
 
 
@@ -239,7 +236,7 @@ def prepare(folder: Path, wheel: Wheel = WHEEL) -> Prefix:
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If the cross compiler or pip is missing, the wheel cannot be had, or its hash is not the pinned one.
     """
     libraries = {name: _of_toolchain(name) for name in _SYSTEM}
@@ -268,7 +265,7 @@ def write_manifest(folder: Path, litert: str) -> None:
     files = [folder / "guest", *sorted((folder / "lib").iterdir())]
     manifest = {
         "litert": litert,
-        "source": _source("arm64_guest.c"),
+        "source": _source("guest.c"),
         "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     }
     write_atomically(folder / "prepared.json", (json.dumps(manifest, indent=1) + "\n").encode())
@@ -279,7 +276,7 @@ def open_prefix(folder: Path) -> Prefix:
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If it is not prepared, was prepared for another version of this library, or has changed.
     """
     remedy = f"run `abpn arm64 --prefix {folder} --prepare`"
@@ -287,34 +284,34 @@ def open_prefix(folder: Path) -> Prefix:
         manifest = json.loads((folder / "prepared.json").read_text())
         litert, source, files = str(manifest["litert"]), manifest["source"], dict(manifest["files"])
     except FileNotFoundError:
-        raise Arm64Error(f"{folder} is not prepared: {remedy}") from None
+        raise DeviceError(f"{folder} is not prepared: {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Arm64Error(f"{folder / 'prepared.json'} cannot be read ({error}): {remedy}") from error
-    if source != _source("arm64_guest.c"):
-        raise Arm64Error(f"{folder} was prepared for another version of the guest program: {remedy}")
+        raise DeviceError(f"{folder / 'prepared.json'} cannot be read ({error}): {remedy}") from error
+    if source != _source("guest.c"):
+        raise DeviceError(f"{folder} was prepared for another version of the guest program: {remedy}")
     changed = [name for name, digest in files.items() if not _has_hash(folder / name, digest)]
     if changed:
-        raise Arm64Error(f"{folder / changed[0]} is not as it was prepared: {remedy}")
+        raise DeviceError(f"{folder / changed[0]} is not as it was prepared: {remedy}")
     return Prefix(folder.resolve(), litert)
 
 
 def build_guest(compiler: str, library: Path, target: Path) -> None:
-    """Compile ``arm64_guest.c`` against LiteRT's library, which the program then looks for in ``lib`` beside it.
+    """Compile ``guest.c`` against LiteRT's library, which the program then looks for in ``lib`` beside it.
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If the compiler is not there, or fails.
     """
     # The library's own needs are met where the guest runs, not where it is built.
     options = ["-O2", "-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN/lib"]
-    with importlib.resources.as_file(_resource("arm64_guest.c")) as source:
-        _compile([compiler, *options, "-o", str(target), str(source), str(library)], "the guest program", Arm64Error)
+    with importlib.resources.as_file(_resource("guest.c")) as source:
+        _compile([compiler, *options, "-o", str(target), str(source), str(library)], "the guest program", DeviceError)
 
 
 def _fetch(wheel: Wheel, scratch: Path) -> Path:
     if not importlib.util.find_spec("pip"):
-        raise Arm64Error("pip is not there: install it (python -m ensurepip)")
+        raise DeviceError("pip is not there: install it (python -m ensurepip)")
     name = f"ai-edge-litert=={wheel.version}"
     target = scratch / "wheel"
     # Named in full, so that any Python on any processor gets the same file.
@@ -327,10 +324,10 @@ def _fetch(wheel: Wheel, scratch: Path) -> Path:
     )
     found = sorted(target.glob("*.whl"))
     if done.returncode or len(found) != 1:
-        raise Arm64Error(f"pip could not fetch {name} for aarch64 ({_last_line(done.stderr)})")
+        raise DeviceError(f"pip could not fetch {name} for aarch64 ({_last_line(done.stderr)})")
     digest = sha256(found[0])
     if digest != wheel.sha256:
-        raise Arm64Error(f"{found[0].name}: its sha256 is {digest}, not {wheel.sha256}: it was thrown away")
+        raise DeviceError(f"{found[0].name}: its sha256 is {digest}, not {wheel.sha256}: it was thrown away")
     return found[0]
 
 
@@ -339,24 +336,24 @@ def _take_library(wheel: Path, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             target.write_bytes(archive.read(f"ai_edge_litert/{_LIBRARY}"))
     except (KeyError, zipfile.BadZipFile) as error:
-        raise Arm64Error(f"{wheel.name} does not hold {_LIBRARY} ({error})") from error
+        raise DeviceError(f"{wheel.name} does not hold {_LIBRARY} ({error})") from error
 
 
 def _of_toolchain(library: str) -> Path:
     """Where the cross compiler keeps a library."""
     remedy = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross"
     if not shutil.which(_TOOLCHAIN):
-        raise Arm64Error(f"{_TOOLCHAIN} is not there: install it ({remedy})")
+        raise DeviceError(f"{_TOOLCHAIN} is not there: install it ({remedy})")
     answer = subprocess.run([_TOOLCHAIN, f"-print-file-name={library}"], capture_output=True, text=True)
     # A name without a folder is the compiler's way of saying that it has none.
     path = Path(answer.stdout.strip())
     beside = path if path.is_absolute() and path.is_file() else Path("/usr/aarch64-linux-gnu/lib") / library
     if not beside.is_file():
-        raise Arm64Error(f"{library} for aarch64 is not there: install it ({remedy})")
+        raise DeviceError(f"{library} for aarch64 is not there: install it ({remedy})")
     return beside
 
 
-def _compile(command: Sequence[str], what: str, kind: type[Arm64Error]) -> None:
+def _compile(command: Sequence[str], what: str, kind: type[DeviceError]) -> None:
     if not shutil.which(command[0]):
         raise kind(f"{command[0]} is not there: it compiles {what}; install it (apt-get install gcc)")
     done = subprocess.run(command, capture_output=True, text=True)
@@ -366,7 +363,7 @@ def _compile(command: Sequence[str], what: str, kind: type[Arm64Error]) -> None:
 
 
 def _resource(name: str) -> importlib.resources.abc.Traversable:
-    return importlib.resources.files("abpn_lib") / name
+    return Path(__file__).with_name(name)
 
 
 def _source(name: str) -> str:
@@ -390,16 +387,16 @@ def find_emulator() -> Emulator:
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If there is none, or it does not run.
     """
     program = next((found for name in _QEMU if (found := shutil.which(name))), None)
     if not program:
-        raise Arm64Error("qemu-aarch64 is not there: install qemu-user (apt-get install qemu-user)")
+        raise DeviceError("qemu-aarch64 is not there: install qemu-user (apt-get install qemu-user)")
     answers = [subprocess.run([program, flag], capture_output=True, text=True) for flag in ("--version", "--help")]
     version = re.search(r"version (\d+(?:\.\d+)+)", answers[0].stdout)
     if not version:
-        raise Arm64Error(f"{program} does not say its version ({_last_line(answers[0].stdout + answers[0].stderr)})")
+        raise DeviceError(f"{program} does not say its version ({_last_line(answers[0].stdout + answers[0].stderr)})")
     return Emulator(Path(program), version[1], bool(re.search(r"^-plugin\b", answers[1].stdout, re.MULTILINE)))
 
 
@@ -408,14 +405,14 @@ def start(prefix: Prefix, emulator: Emulator, cpu: str) -> Machine:
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If qemu does not know the core, or the guest dies.
     """
     unknown = Machine(prefix, emulator, cpu, 0, (), "")
     answer, _ = _run(unknown, [], b"", None)
     found = re.fullmatch(rb"midr ([0-9a-f]+) hwcap ([0-9a-f]+) hwcap2 ([0-9a-f]+) libc (\S+)\s*", answer)
     if not found:
-        raise Arm64Error(f"the guest under {emulator.name} -cpu {cpu} does not say on which core it runs")
+        raise DeviceError(f"the guest under {emulator.name} -cpu {cpu} does not say on which core it runs")
     midr, *words = (int(word, 16) for word in found.groups()[:3])
     features = tuple(name for name, (word, bit) in _FEATURES.items() if words[word] >> bit & 1)
     return Machine(prefix, emulator, cpu, midr, features, found[4].decode())
@@ -438,7 +435,7 @@ def build_counter(emulator: Emulator, folder: Path) -> Path:
     # The functions that it uses are the same throughout; qemu 9 refuses plugins that name version 1.
     version = 1 if int(emulator.version.split(".")[0]) < 9 else 2
     options = ["-O2", "-shared", "-fPIC", f"-DPLUGIN_VERSION={version}"]
-    with importlib.resources.as_file(_resource("arm64_counter.c")) as source:
+    with importlib.resources.as_file(_resource("counter.c")) as source:
         _compile(["cc", *options, "-o", str(target), str(source)], "the plugin that counts instructions", CountError)
     return target
 
@@ -464,7 +461,7 @@ def _run(machine: Machine, arguments: Sequence[str], pixels: bytes, counter: Pat
             if done.returncode < 0:
                 reason = f"{signal.Signals(-done.returncode).name}; {reason}"
             # Without the plugin it has run before: what was found then shall not be lost.
-            kind = CountError if counter else Arm64Error
+            kind = CountError if counter else DeviceError
             raise kind(f"the guest program died under {machine.emulator.name} -cpu {machine.cpu} ({reason})")
         return done.stdout, _counted(root / "counted", machine) if counter else 0
 
@@ -504,13 +501,13 @@ def lr_image(name: str, height: int, width: int) -> NDArray[np.uint8]:
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If there is no such image.
     """
     if name == "random":
         return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     if name != "astronaut":
-        raise Arm64Error(f"no image is called {name}; there are {', '.join(IMAGES)}")
+        raise DeviceError(f"no image is called {name}; there are {', '.join(IMAGES)}")
     import skimage.data
 
     small = Image.fromarray(skimage.data.astronaut()).resize((width, height), Image.Resampling.BICUBIC)
@@ -526,9 +523,9 @@ def compare(
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         If the guest dies, or the model is not one with uint8 pixels in and out.
-    RuntimeModelError
+    ModelError
         If this machine cannot run the model.
     """
     lr = lr_image(image, *size)
@@ -537,7 +534,7 @@ def compare(
     pixels, _ = _run(machine, _arguments(model, kernels, size, hr.size, 1), lr.tobytes(), None)
     there = np.frombuffer(pixels, np.uint8)
     if there.size != hr.size:
-        raise Arm64Error(f"{model}: the guest wrote {there.size} values, not {hr.size}")
+        raise DeviceError(f"{model}: the guest wrote {there.size} values, not {hr.size}")
     own = _largest(here["xnnpack"], here["builtin"])
     references: tuple[Kernels, ...] = ("xnnpack",) if kernels == "xnnpack" else ("xnnpack", "builtin")
     return [
@@ -553,7 +550,7 @@ def count(
 
     Raises
     ------
-    Arm64Error
+    DeviceError
         As `compare`; CountError if the plugin gives no count.
     """
     lr = lr_image("astronaut", *size)
@@ -576,7 +573,7 @@ def measure(
 
     Raises
     ------
-    Arm64Error, RuntimeModelError
+    DeviceError, ModelError
         As `compare`.
     """
     found = Findings([], [])
@@ -605,7 +602,7 @@ def measure(
 def _comparison_records(found: Comparison, machine: Machine, model: Path, context: Context) -> list[Record]:
     reference = f"{found.reference} on {platform.machine()}"
     conditions = _conditions(machine, found.kernels, found.size) | {"image": found.image, "reference": reference}
-    rest = {"conditions": conditions, "model_sha256": sha256(model)}
+    rest = {**conditions, "model_sha256": sha256(model)}
     return [
         context.record("same-bits", model.stem, float(found.same), "1", **rest),
         context.record("largest-difference", model.stem, found.largest, "levels", **rest),
@@ -616,7 +613,7 @@ def _count_record(found: Counts, machine: Machine, model: Path, context: Context
     mean, least, greatest = found.per_pixel
     return context.record(
         "guest-instructions", model.stem, mean, "instructions per output pixel",
-        conditions=_conditions(machine, found.kernels, found.size), model_sha256=sha256(model),
+        **_conditions(machine, found.kernels, found.size), model_sha256=sha256(model),
         count=len(found.totals) - 1,
         spread=(least, greatest), spread_is="least and greatest difference between runs with one invoke more",
     )
@@ -625,7 +622,7 @@ def _count_record(found: Counts, machine: Machine, model: Path, context: Context
 def _upscaler(model: Path, kernels: Kernels) -> runtime.Upscaler:
     upscaler = runtime.Upscaler(model, kernels=kernels)
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0):
-        raise Arm64Error(f"{model}: the guest runs models with uint8 pixels in and out")
+        raise DeviceError(f"{model}: the guest runs models with uint8 pixels in and out")
     return upscaler
 
 

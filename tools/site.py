@@ -1,7 +1,7 @@
 """The steps from notebooks to the rendered site: what the ``Snakefile`` calls, and nothing that a reader needs.
 
 Each step takes paths and writes paths; a step that fails leaves no output behind that a later one
-could use. `python -m abpn_lib.site STEP --help` runs a single step by hand.
+could use. `python -m tools.site STEP --help` runs a single step by hand.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import nbformat
 import yaml  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
 
-from abpn_lib import browser, claims, results
-from abpn_lib.files import sha256, write_atomically
+from abpn_lib import results
+from abpn_lib.claims.ledger import ledger as claims
+from abpn_lib.files import BuildError, sha256, write_atomically
+from tools import browser
 
-__all__ = ["Address", "SiteError", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
+__all__ = ["Address",  "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
 
 _COLAB = "https://colab.research.google.com"
 # The branch that holds the published site: Colab opens notebooks from a repository, so it finds the copies there.
@@ -39,9 +41,6 @@ _DATA = {
     "datasets": ("registry.csv",), "models": ("models/*",), "book": ("records/*.json",), "claims": ("records/*.json",),
 }
 
-
-class SiteError(Exception):
-    """A step that failed; the message says what and where."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,15 @@ class Address:
 
         Raises
         ------
-        SiteError
+        BuildError
             If one of them is not such an address.
         """
         site = os.environ.get("ABPN_SITE_URL", "").rstrip("/")
         repository = os.environ.get("ABPN_REPOSITORY_URL", "").rstrip("/").removesuffix(".git")
         if site and not re.fullmatch(r"https?://[^\s\"'{}]+", site):
-            raise SiteError(f"ABPN_SITE_URL is {site!r}, which is not a web address")
+            raise BuildError(f"ABPN_SITE_URL is {site!r}, which is not a web address")
         if repository and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", repository):
-            raise SiteError(f"ABPN_REPOSITORY_URL is {repository!r}; Colab needs https://github.com/OWNER/NAME")
+            raise BuildError(f"ABPN_REPOSITORY_URL is {repository!r}; Colab needs https://github.com/OWNER/NAME")
         return cls(site, repository)
 
     @property
@@ -102,7 +101,7 @@ def execute(
 
     Raises
     ------
-    SiteError
+    BuildError
         If a parameter is not in the cell tagged ``parameters``, or a cell fails or takes too long.
     """
     _demand_parameters(notebook, parameters or {})
@@ -121,7 +120,7 @@ def execute(
             kept.parent.mkdir(parents=True, exist_ok=True)
             if (scratch / "out.ipynb").is_file():
                 shutil.copyfile(scratch / "out.ipynb", kept)
-            raise SiteError(f"{notebook} failed; {kept} shows how far it came\n{_last_lines(done.stderr, 25)}")
+            raise BuildError(f"{notebook} failed; {kept} shows how far it came\n{_last_lines(done.stderr, 25)}")
         kept_records = [record for path in sorted(scratch.glob("records/*.json")) for record in results.load(path)]
         executed.parent.mkdir(parents=True, exist_ok=True)
         records.parent.mkdir(parents=True, exist_ok=True)
@@ -144,11 +143,11 @@ def build(
     """Build the whole site from sources, executed notebooks, the ledger's two files and the wheel, then check it.
 
     `site` appears only when everything, the check included, has passed. `gathered` holds what the page that runs
-    in the browser loads (`abpn_lib.browser.gather`).
+    in the browser loads (`tools.browser.gather`).
 
     Raises
     ------
-    SiteError
+    BuildError
         If Sphinx warns or fails, or the check finds a problem.
     """
     work = site.parent / "staged"
@@ -161,7 +160,7 @@ def build(
     done = subprocess.run(command, capture_output=True, text=True)
     pages = work / "_build" / "html"
     if done.returncode or not (pages / "index.html").is_file():
-        raise SiteError(f"jupyter-book refused the book\n{_last_lines(done.stdout + done.stderr, 60)}")
+        raise BuildError(f"jupyter-book refused the book\n{_last_lines(done.stdout + done.stderr, 60)}")
     if gathered:
         browser.install(gathered, pages / "book")
     (pages / "wheel").mkdir()
@@ -174,7 +173,7 @@ def build(
     _drop_unused_scripts(pages)
     problems = check(pages, address)
     if problems:
-        raise SiteError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
+        raise BuildError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
     shutil.rmtree(site, ignore_errors=True)
     pages.replace(site)
 
@@ -365,7 +364,7 @@ def _demand_parameters(notebook: Path, parameters: Mapping[str, str]) -> None:
              for target in node.targets if isinstance(target, ast.Name)}
     unknown = sorted(set(parameters) - names)
     if unknown:
-        raise SiteError(f"{notebook} has no parameter {unknown[0]!r}; there are {', '.join(sorted(names)) or 'none'}")
+        raise BuildError(f"{notebook} has no parameter {unknown[0]!r}; there are {', '.join(sorted(names)) or 'none'}")
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -401,7 +400,7 @@ def _last_lines(text: str, count: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m abpn_lib.site", description="One step of the way to the site.")
+    parser = argparse.ArgumentParser(prog="python -m tools.site", description="One step of the way to the site.")
     steps = parser.add_subparsers(dest="step", required=True)
     step = steps.add_parser("execute", help="run a notebook")
     step.add_argument("notebook", type=Path)
@@ -433,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             address = Address.from_environment()
             build(Path(), given.executed, given.ledger, given.wheel, given.out, address, gathered=given.browser)
-    except (SiteError, results.ResultError, OSError) as error:
+    except (BuildError, results.DataError, OSError) as error:
         print(f"{given.step}: {error}", file=sys.stderr)
         return 2
     return 0
