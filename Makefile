@@ -1,7 +1,9 @@
-# Two commands: `make book` builds _build/html/index.html, `make test` runs every check.
+# Two commands: `make book` builds _build/html/index.html, `make test` runs the checks.
+# `make test TESTS=all` adds the slow ones, as CI does.
 # Both first install what they need, pinned, into .venv. `make PYTHON=python3.12 book` names another interpreter.
 PYTHON ?= python3
 CORES ?= 2
+TESTS ?= fast
 BIN := .venv/bin
 
 COLAB_PYTHON ?= python3.13
@@ -15,7 +17,7 @@ book: .venv/.installed
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(CORES) --dist loadfile
+	$(BIN)/pytest -n $(CORES) --dist loadgroup $(if $(filter all,$(TESTS)),,-m "not slow")
 
 # The stamp is touched last, so that an installation that broke off is done again.
 .venv/.installed: requirements.lock pyproject.toml
