@@ -90,7 +90,7 @@ def test_bars_tell_their_data_in_words_and_may_lack_a_value() -> None:
     rows, said, ours = {"conv3": "3×3 convolution", "relu": "ReLU"}, {"conv3": _ms(4.3, "quoted")}, {"relu": _ms(2.06)}
     shown = figures.bars(rows, {"paper": said, "here": ours}, quantity="latency", digits=1, alt="Both are medians.")
     assert _alt(shown) == (
-        "Bars of latency [ms]: 3×3 convolution 4.3 paper, no value here; ReLU no value paper, 2.1 here. "
+        "Bars of latency [ms]: 3×3 convolution 4.3 (paper), no value (here); ReLU no value (paper), 2.1 (here). "
         "Both are medians."
     )
     assert len(_pictures(shown)) == 2
@@ -101,12 +101,12 @@ def test_bars_tell_their_data_in_words_and_may_lack_a_value() -> None:
 
 def test_lines_tell_their_data_in_words() -> None:
     short = figures.lines({"ABPN": {2: _ms(5), 0: _ms(1)}}, x="conv-ReLU pairs", quantity="time", from_zero=True)
-    assert _alt(short) == "Lines of time [ms] against conv-ReLU pairs: ABPN, 1.00 at 0, 5.00 at 2."
+    assert _alt(short) == "Lines of time [ms] against conv-ReLU pairs: ABPN 1.00 at 0, 5.00 at 2."
     long = {step: _ms(min(step, 50), unit="dB") for step in range(1, 60)}
     shown = figures.lines({"a": long, "b": {step: long[step] for step in range(1, 20)}}, x="step", quantity="PSNR")
     assert _alt(shown) == (
-        "Lines of PSNR [dB] against step: a, from 1.00 at 1 to 50.00 at 59, at most 50.00 at 50; "
-        "b, from 1.00 at 1 to 19.00 at 19."
+        "Lines of PSNR [dB] against step: a from 1.00 at 1 to 50.00 at 59, at most 50.00 at 50; "
+        "b from 1.00 at 1 to 19.00 at 19."
     )
 
 

@@ -134,7 +134,7 @@ def bars(
 
     described = [
         f"{name} " + (", ".join(
-            (_number(value, digits) if value else "no value") + (f" {legend}" if len(found) > 1 else "")
+            (_number(value, digits) if value else "no value") + (f" ({legend})" if len(found) > 1 else "")
             for legend, value in zip(found, values, strict=True)
         ))
         for name, *values in zip(names.values(), *found.values(), strict=True)
@@ -195,7 +195,8 @@ def lines(
         if len(found) > 1:
             axes.legend(frameon=False)
 
-    described = "; ".join(f"{legend}, {_course(points, digits)}" for legend, points in found.items())
+    short = sum(map(len, found.values())) <= 2 * _FEW
+    described = "; ".join(f"{legend} {_course(points, digits, short)}" for legend, points in found.items())
     return themed(draw, alt=f"Lines of {quantity} [{unit}] against {x}: {described}. {alt}".strip(), height=height,
                   caption=caption)
 
@@ -248,7 +249,7 @@ def image_grid(
     )
 
 
-# Lines of at most so many points have markers, and every point in their alternative text.
+# Lines of at most so many points have markers, and a figure of twice as many has each in its alternative text.
 _FEW = 12
 
 
@@ -271,10 +272,10 @@ def _number(value: Value, digits: int | None) -> str:
     return f"{value.number:.{value.digits if digits is None else digits}f}"
 
 
-def _course(points: Mapping[float, Value], digits: int | None) -> str:
+def _course(points: Mapping[float, Value], digits: int | None, short: bool) -> str:
     """A line in words: every point of a short one, begin, end and greatest value of a long one."""
     shown = {at: f"{_number(value, digits)} at {at:g}" for at, value in points.items()}
-    if len(points) <= _FEW:
+    if short or len(points) < 2:
         return ", ".join(shown.values())
     first, *_, last = points
     best = max(points, key=lambda at: points[at].number)
