@@ -90,12 +90,11 @@ def test_bars_tell_their_data_in_words_and_may_lack_a_value() -> None:
     rows, said, ours = {"conv3": "3×3 convolution", "relu": "ReLU"}, {"conv3": _ms(4.3, "quoted")}, {"relu": _ms(2.06)}
     shown = figures.bars(rows, {"paper": said, "here": ours}, quantity="latency", digits=1, alt="Both are medians.")
     assert _alt(shown) == (
-        "Bars of latency [ms]: 3×3 convolution 4.3 (paper), no value (here); ReLU no value (paper), 2.1 (here). "
-        "Both are medians."
+        "Bars of latency [ms], paper / here: 3×3 convolution 4.3 / none; ReLU none / 2.1. Both are medians."
     )
     assert len(_pictures(shown)) == 2
     assert _alt(figures.bars(rows, {"here": ours}, quantity="latency")) == (
-        "Bars of latency [ms], here: 3×3 convolution no value; ReLU 2.06."
+        "Bars of latency [ms], here: 3×3 convolution none; ReLU 2.06."
     )
 
 

@@ -98,11 +98,11 @@ def _box(entry: Claim, judgement: Judgement) -> Html:
 
 def _rows(entries: Sequence[tuple[Claim, Judgement]]) -> Html:
     rows = [
-        (entry.id, entry.statement, Html(_quotes(entry), " ".join(map(str, entry.quoted))), Html(
+        (entry.id, entry.statement, Html(
             f'<span data-claim="{entry.id}" data-verdict="{judgement.verdict}">{judgement.verdict}</span>',
             judgement.verdict,
         ), judgement.measured or judgement.why)
         for entry, judgement in entries
     ]
     caption = f"The verdicts on {entries[0][0].id} to {entries[-1][0].id}; the ledger gives each rule"
-    return table(rows, ["Claim", "What it says", "Paper", "Verdict", "Here"], caption=caption)
+    return table(rows, ["Claim", "What it says", "Verdict", "Here"], caption=caption)

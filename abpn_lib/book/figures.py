@@ -132,15 +132,11 @@ def bars(
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
-    described = [
-        f"{name} " + (", ".join(
-            (_number(value, digits) if value else "no value") + (f" ({legend})" if len(found) > 1 else "")
-            for legend, value in zip(found, values, strict=True)
-        ))
+    described = "; ".join(
+        f"{name} " + " / ".join(_number(value, digits) if value else "none" for value in values)
         for name, *values in zip(names.values(), *found.values(), strict=True)
-    ]
-    only = f", {next(iter(found))}" if len(found) == 1 else ""
-    text = f"Bars of {quantity} [{unit}]{only}: {'; '.join(described)}. {alt}".strip()
+    )
+    text = f"Bars of {quantity} [{unit}], {' / '.join(found)}: {described}. {alt}".strip()
     height = 1.1 + len(names) * max(0.24 * len(found), 0.3)
     return themed(draw, alt=text, width=width, height=height, caption=caption)
 

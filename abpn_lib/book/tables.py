@@ -84,7 +84,8 @@ def table(
 
     `content` is a frame, whose index names the rows and whose columns are the headings, or rows of cells with a
     `header`. Cells are a `Value`, text, `Html`, or missing: then `absent` is shown. `rename` gives rows and headings
-    other names. `digits` are shown after the point, of all values or by heading (as renamed).
+    other names. `digits` are shown after the point, of all our values or by heading (as renamed); the paper's keep
+    the digits that it prints.
 
     Raises
     ------
@@ -194,7 +195,7 @@ def _shown(cell: Any, rename: Mapping[Any, str], digits: int | None, absent: str
     if is_missing(cell):
         return absent
     if isinstance(cell, Value):
-        return cell if digits is None else cell.rounded(digits)
+        return cell if digits is None or cell.kind == "quoted" else cell.rounded(digits)
     return rename.get(cell, cell) if isinstance(cell, str) else cell
 
 
