@@ -48,7 +48,7 @@ class Value:
 
     def __str__(self) -> str:
         before, after, _ = MARKS[self.kind]
-        return before + f"{self.number:,.{self.digits}f} {self.unit}".strip() + after
+        return before + f"{self.number:,.{self.digits}f} {self._unit}".strip() + after
 
     @property
     def span(self) -> str:
@@ -56,7 +56,11 @@ class Value:
         if not self.interval:
             return ""
         low, high = (f"{end:,.{self.digits}f}" for end in self.interval)
-        return f"{low} to {high} {self.unit}".strip()
+        return f"{low} to {high} {self._unit}".strip()
+
+    @property
+    def _unit(self) -> str:
+        return "" if self.unit == "1" else self.unit
 
     def __neg__(self) -> Value:
         return self * -1

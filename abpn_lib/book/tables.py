@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from abpn_lib import values
@@ -156,15 +156,23 @@ def compare(
     return table(frame, caption=caption, rename={**rows, **shown.pop("rename", {})}, **shown)
 
 
-def mean(content: Any, over: str) -> Any:
-    """The plain mean of values over one level of the index of a series or frame; a mean of missing ones is missing."""
+def mean(content: Any, over: str, *, with_range: bool = False) -> Any:
+    """The plain mean of values over one level of the index of a series or frame; a mean of missing ones is missing.
+
+    Its interval is empty, or `with_range` from the least value to the greatest.
+    """
     levels = [level for level in content.index.names if level != over]
+
+    def of(cells: Iterable[Any]) -> Any:
+        middle, ends = _mean(cells), sorted(map(float, _there(cells)))
+        return replace(middle, interval=(ends[0], ends[-1])) if with_range and ends else middle
+
     if not levels:
-        return _mean(content) if content.ndim == 1 else content.apply(_mean)
-    return content.groupby(level=levels, sort=False).agg(_mean)
+        return of(content) if content.ndim == 1 else content.apply(of)
+    return content.groupby(level=levels, sort=False).agg(of)
 
 
-def mean_and_range(content: pd.DataFrame, over: str) -> pd.DataFrame:
+def mean_and_range(content: pd.DataFrame, over: str, *, digits: int = 2) -> pd.DataFrame:
     """For every column of a frame its mean over a level of the index, and from what to what the values reach."""
     import pandas as pd
 
@@ -172,8 +180,8 @@ def mean_and_range(content: pd.DataFrame, over: str) -> pd.DataFrame:
     parts: dict[str, pd.Series] = {}
     for column in content:
         groups = content[column].groupby(level=levels, sort=False)
-        parts[f"{column}, mean"] = groups.agg(_mean)
-        parts[f"{column}, from and to"] = groups.agg(lambda cells: _range(cells, over))
+        parts[f"{column}, mean"] = groups.agg(lambda cells: _rounded(_mean(cells), digits))
+        parts[f"{column}, from and to"] = groups.agg(lambda cells: _range(cells, over, digits))
     return pd.DataFrame(parts)
 
 
@@ -214,10 +222,13 @@ def _mean(cells: Iterable[Any]) -> Any:
     return values.mean(there) if there else float("nan")
 
 
-def _range(cells: Iterable[Any], over: str) -> Any:
-    there = _there(cells)
+def _rounded(cell: Any, digits: int) -> Any:
+    return cell if is_missing(cell) else cell.rounded(digits)
+
+
+def _range(cells: Iterable[Any], over: str, digits: int) -> Any:
+    there = sorted(_there(cells), key=float)
     if not there:
         return float("nan")
-    low, high = (end(there, key=float) for end in (min, max))
-    ends = f"{low.number:.{low.digits}f} to {high.number:.{high.digits}f} {low.unit}".strip()
-    return f"{ends} ({len(there)} {over}{'s' if len(there) > 1 else ''})"
+    count = f"{len(there)} {over}{'s' if len(there) > 1 else ''}"
+    return f"{there[0].number:.{digits}f} to {there[-1].number:.{digits}f} {there[0].unit}".strip() + f" ({count})"
