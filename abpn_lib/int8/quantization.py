@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 
 from abpn_lib import networks, results
 from abpn_lib.files import ModelError, sha256, write_atomically
-from abpn_lib.train import training
+from abpn_lib.train import loop, runs
+from abpn_lib.train.recipe import Recipe
 
 __all__ = [
-    "Export", 
+    "Export",
     "Ranges",
     "Writer",
     "assert_full_integer",
@@ -322,21 +323,21 @@ class _InputQuantizer(keras.layers.Layer):
 def train_qat(
     model: keras.Model,
     ranges: Ranges,
-    recipe: training.Recipe,
+    recipe: Recipe,
     hr_images: Iterable[NDArray[np.uint8]],
     folder: Path,
     **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
 
-    Runs, logs, checkpoints and resumes as `training.train`, whose options it takes. Returns a float
+    Runs, logs, checkpoints and resumes as `loop.train`, whose options it takes. Returns a float
     network with the new weights and its new ranges; the network given is not changed.
 
-    Where `recipe.ranges` is "moving" they follow the batches, as in the authors' code. A batch of small patches
-    holds fewer extremes than an image does, so that they may come to clip what a large image has; "kept" leaves them.
+    Where `recipe.ranges` is "tracked" they follow the batches, as in the authors' code. A batch of small patches
+    holds fewer extremes than an image does, so that they may come to clip what a large image has; "fixed" leaves them.
     """
-    learner = fake_quantize(model, ranges, learn=recipe.ranges == "moving")
-    learner = training.train(recipe, hr_images, folder, model=learner, **options)
+    learner = fake_quantize(model, ranges, learn=recipe.ranges == "tracked")
+    learner = loop.train(recipe, hr_images, folder, model=learner, **options)
     trained = keras.models.clone_model(model)
     new_ranges = dict(ranges)
     for layer in trained.layers:
@@ -360,7 +361,7 @@ class Writer:
     """
 
     folder: Path
-    run: training.Run
+    run: runs.Run
     context: results.Context
     network: str
     name: str | None = None
@@ -368,7 +369,7 @@ class Writer:
     def fp32(self, model: keras.Model) -> Path:
         """``NAME-fp32.tflite``, and the float weights as ``NAME.npz``."""
         path = self._path("fp32")
-        training.save_weights(model, path.with_name(f"{self._stem}.npz"))
+        runs.save_weights(model, path.with_name(f"{self._stem}.npz"))
         export_float(model, path)
         return self._describe(path, "fp32", {"per_channel": None})
 
@@ -383,7 +384,7 @@ class Writer:
             path, "int8-ptq", {"ranges": ranges, "calibration": calibration, "per_channel": per_channel}
         )
 
-    def qat(self, model: keras.Model, ranges: Ranges, run: training.Run) -> Path:
+    def qat(self, model: keras.Model, ranges: Ranges, run: runs.Run) -> Path:
         """``NAME-int8-qat.tflite``; its own training run is the one described."""
         path = self._path("int8-qat")
         export_int8(model, ranges, path)
