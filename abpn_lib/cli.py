@@ -7,6 +7,7 @@ whole or not at all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,7 +15,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -579,75 +580,48 @@ def _add_latency(commands: Any) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and 0 < int(side) <= 16384 for side in sides):
-        raise InputError(f"--size {text!r} is not WIDTHxHEIGHT, such as 640x360")
-    return int(sides[0]), int(sides[1])
+    from abpn_lib.timing import latency
+
+    return latency.sides(text)
 
 
 def _latency(options: argparse.Namespace) -> None:
-    import tempfile
+    from abpn_lib.timing import latency
 
-    width, height = _size(options.size or ("1920x1080" if options.nodes else "640x360"))
+    size = options.size or ("1920x1080" if options.nodes else "640x360")
+    latency.sides(size)
     if options.device is None and (options.benchmark_model or options.benchmark_sha256):
         raise InputError("--benchmark-model and --benchmark-sha256 are for a phone: name it with --device android")
-    with tempfile.TemporaryDirectory() as scratch:
-        if options.device is None:
-            _latency_here(options, height, width, Path(scratch))
-        else:
-            _latency_android(options, height, width, Path(scratch))
-
-
-def _timed_files(
-    options: argparse.Namespace, height: int, width: int, folder: Path, default: Sequence[str]
-) -> dict[str, Path]:
-    from abpn_lib.timing import latency
-
     if options.nodes:
         _prepare_tensorflow(1)
-        paths = latency.build_meta_nodes(folder, height=height, width=width, channels=options.channels)
-        return {f"node-{name}": path for name, path in paths.items()}
-    return {Path(name).stem: _model_path(name) for name in options.models or default}
-
-
-def _latency_here(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
-    from abpn_lib.timing import latency
-
-    threads, rounds = options.threads or 1, options.gptqs or 15
-    sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
-    files = _timed_files(options, height, width, scratch, [model.name for model in models.catalogue()])
-    candidates = {
-        name: latency.invoker(path, *sides, threads=threads, kernels=options.kernels) for name, path in files.items()
-    }
-    timings = latency.measure(candidates, rounds=rounds)
-    conditions = latency.conditions(height, width, threads=threads, kernels=options.kernels)
+    if options.device is not None:
+        _latency_android(options, size)
+        return
+    context, threads, rounds = results.Context.here(options.command_line), options.threads or 1, options.rounds or 15
+    common: dict[str, Any] = {"size": size, "threads": threads, "kernels": options.kernels, "rounds": rounds}
     if options.nodes:
-        conditions["channels"] = options.channels
-    records = latency.timing_records(timings, results.Context.here(options.command_line), conditions=conditions)
-    _give(records, options)
+        timed = latency.time_nodes(context, channels=options.channels, **common)
+    else:
+        files = _named(options.models or [model.name for model in models.catalogue()])
+        timed = latency.time_models(files, context, **common)
+    _give(list(timed.records.values()), options)
     if not options.json:
-        print(f"{width}x{height}, {threads} thread(s), {options.kernels} kernels, {rounds} rounds")
-        print(records[0].device)
-        for name, timing in timings.items():
-            interval = f"[{timing.low_ms:.2f}, {timing.high_ms:.2f}]"
-            print(f"{name:24} {timing.median_ms:9.2f} ms  {interval}  CPU {timing.cpu_ms:.2f} ms")
-        _print_ratios(timings)
+        print(f"{size}, {threads} thread(s), {options.kernels} kernels, {rounds} rounds")
+        print(context.device, *timed.lines, sep="\n")
 
 
-def _print_ratios(timings: Mapping[str, Any]) -> None:
-    """Each candidate against the first, by rounds taken side by side."""
+def _named(given: Sequence[str]) -> dict[str, Path]:
     from abpn_lib.timing import latency
 
-    first, *others = timings
-    for name in others:
-        ratio, low, high = latency.paired_ratio(timings[name], timings[first])
-        cpu, *_ = latency.paired_ratio(timings[name], timings[first], clock="cpu")
-        noise = ": inside the noise" if low <= 1 <= high else ""
-        print(f"{name} takes {ratio:.2f} [{low:.2f}, {high:.2f}] times as long as {first} (CPU {cpu:.2f}){noise}")
+    return dict(zip(latency.names(given), map(_model_path, given), strict=True))
 
 
-def _latency_android(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
-    from abpn_lib.timing import android, latency
+def _latency_android(options: argparse.Namespace, size: str) -> None:
+    """Write and print each run as it ends; where the phone fails, say where the results so far are."""
+    import tempfile
+
+    from abpn_lib.files import DeviceError
+    from abpn_lib.timing import android, latency, nodes
 
     kind, _, serial = options.device.partition(":")
     if kind != "android":
@@ -656,55 +630,40 @@ def _latency_android(options: argparse.Namespace, height: int, width: int, scrat
         raise InputError(f"{options.out}: its folder does not exist")
     phone = android.find(serial or None)
     tool = android.benchmark_model(options.benchmark_model, options.benchmark_sha256)
-    files = _timed_files(options, height, width, scratch, android.MODELS)
-    sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
-    contents = {name: latency.fixed_copy(path, *sides) for name, path in files.items()}
-    chosen = android.settings(phone, options.threads, options.kernels)
-    runs = android.measure(phone, tool, contents, chosen, rounds=options.gptqs or 50)
-    # A record file is passed on, and the serial number is nobody else's business.
-    words = ["android" if word == options.device else word for word in shlex.split(options.command_line)]
-    _follow_android(options, phone, runs, {
-        "context": results.Context.here(shlex.join(words).replace(f"--device={options.device}", "--device=android")),
-        "size": f"{width}x{height}",
-        "tool_sha256": sha256(tool),
-        "conditions": {"channels": options.channels} if options.nodes else {},
-    }, {name: sha256(path) for name, path in files.items()})
-
-
-def _follow_android(
-    options: argparse.Namespace, phone: Any, runs: Any, shared: dict[str, Any], digests: dict[str, str]
-) -> None:
-    """Write and print each run as it ends; where the phone fails, say where the results so far are."""
-    from contextlib import closing
-
-    from abpn_lib.timing import android
-
     records: list[results.Record] = []
-    if not options.json:
-        print(f"{shared['size']}\n{phone.name}", flush=True)
-    try:
-        with closing(runs):
-            for run in runs:
-                where = f"{run.subject:24} {run.setting.name:7}"
-                if run.report is None:
-                    print(f"abpn: {run.subject} does not run on {run.setting.name}: {run.refusal}", file=sys.stderr)
-                    continue
-                records.append(android.record(run, phone, model_sha256=digests[run.subject], **shared))
-                if options.out:
-                    results.save(options.out, records)
-                if not options.json:
-                    interval = f"[{run.report.low_ms:.2f}, {run.report.high_ms:.2f}]"
-                    told = ", ".join(f"{name} {part}" for name, part in run.report.taken.items() if part)
-                    print(f"{where} {run.report.value_ms:9.2f} ms  {interval}  {told}  {run.after}", flush=True)
-        if not records:
-            raise android.DeviceError(f"{phone.serial}: no model ran on it; the lines above say why")
-    except android.DeviceError as error:
-        kept = options.out or ("standard output" if options.json else "the lines above")
-        told = f"; the {len(records)} results so far are in {kept}" if records else ""
-        raise InputError(f"{error}{told}") from error
-    finally:
-        if options.json and records:
-            print(json.dumps([asdict(record) for record in records], indent=1))
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.nodes:
+            width, height = latency.sides(size)
+            built = nodes.build(Path(scratch), height=height, width=width, channels=options.channels)
+            files = {f"node-{node}": path for node, path in built.items()}
+        else:
+            files = _named(options.models or android.MODELS)
+        if not options.json:
+            print(f"{size}\n{phone.name}", flush=True)
+        runs = android.follow(
+            phone, tool, files, android.settings(phone, options.threads, options.kernels),
+            results.Context.here(options.command_line), size=size, rounds=options.rounds or 50,
+            channels=options.channels if options.nodes else None,
+        )
+        try:
+            with contextlib.closing(runs):
+                for run in runs:
+                    if run.record is None:
+                        print(f"abpn: {run.line}", file=sys.stderr)
+                        continue
+                    records.append(run.record)
+                    if options.out:
+                        results.save(options.out, records)
+                    if not options.json:
+                        print(run.line, flush=True)
+        except DeviceError as error:
+            kept = options.out or ("standard output" if options.json else "the lines above")
+            raise DeviceError(
+                f"{error}; the {len(records)} results so far are in {kept}" if records else str(error)
+            ) from error
+        finally:
+            if options.json and records:
+                print(json.dumps([asdict(record) for record in records], indent=1))
 
 
 def _add_throughput(commands: Any) -> None:
@@ -739,7 +698,7 @@ def _throughput(options: argparse.Namespace) -> None:
     records = throughput.records(rates, context, setting, options.data)
     _give(records, options)
     if not options.json:
-        print(f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.gptqs} rounds")
+        print(f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.rounds} rounds")
         print(records[0].device)
         for record in records:
             low, high = record.spread or (record.value, record.value)

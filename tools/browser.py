@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abpn_lib import models, paper, results
-from abpn_lib.files import BuildError, sha256, write_atomically
+from abpn_lib.files import BuildError, DeviceError, sha256, write_atomically
 from abpn_lib.tflite import runtime
-from abpn_lib.timing import latency
+from abpn_lib.timing import nodes as meta_nodes
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
@@ -202,7 +202,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
     """The networks and nodes to be timed: their files, their subjects in the records, the paper's milliseconds."""
     height, width = frame
     networks = latency.networks_for_latency(scratch, list(MODELS), height=height, width=width)
-    nodes = latency.build_meta_nodes(scratch, height=3 * height, width=3 * width)
+    nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
     folder = target / "timed"
     folder.mkdir()
     for path in (*networks.values(), *nodes.values()):
@@ -222,7 +222,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
                 "channels": "3", "paper": paper.quoted(f"T1.{name}").text,
                 **_described(target, folder / nodes[name].name),
             }
-            for name in latency.META_NODES
+            for name in paper.META_NODES
         ],
     }
 
@@ -259,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             gather(given.source, given.litert, given.out)
     except (
-        BuildError, latency.DeviceError, models.ModelError, runtime.ModelError, OSError,
+        BuildError, DeviceError, models.ModelError, runtime.ModelError, OSError,
     ) as error:
         print(f"browser: {error}", file=sys.stderr)
         return 2
