@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abpn_lib import models, paper, results
-from abpn_lib.files import BuildError, sha256, write_atomically
+from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
 from abpn_lib.int8 import export
 from abpn_lib.tflite.upscaler import Upscaler
 from abpn_lib.timing import nodes as meta_nodes
