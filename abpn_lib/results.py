@@ -63,11 +63,15 @@ class Context:
         return cls(command, _device(), _versions(), _commit(), datetime.datetime.now(datetime.UTC).date().isoformat())
 
     def record(
-        self, quantity: str, subject: str, value: float, unit: str, *, count: int = 1,
-        spread: tuple[float, float] | None = None, spread_is: str = "", model_sha256: str = "", **columns: Column,
+        self, quantity: str, subject: str, value: float, unit: str, where: Mapping[str, Column] | None = None, *,
+        count: int = 1, spread: tuple[float, float] | None = None, spread_is: str = "", model_sha256: str = "",
+        **columns: Column,
     ) -> Record:
-        """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`)."""
-        every = {**columns_of(subject), **columns}
+        """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`).
+
+        `where` and `columns` are its further columns.
+        """
+        every = {**columns_of(subject), **(where or {}), **columns}
         return Record(
             quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, kind="measured"
         )

@@ -545,7 +545,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in runtime._spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
     ]
-    from abpn_lib.timing.statistics import median_interval
+    from abpn_lib.timing.rounds import median_interval
 
     intervals = [
         {"samples": samples, "expected": median_interval(samples)}

@@ -44,9 +44,9 @@ from abpn_lib.claims.shapes import (
     Untestable,
 )
 from abpn_lib.files import InputError
-from abpn_lib.results import Record
+from abpn_lib.results import Context, Record
 
-__all__ = ["Claim", "anchor", "claim", "claims", "judge", "ledger", "to_json"]
+__all__ = ["Claim", "anchor", "claim", "claims", "from_json", "judge", "ledger", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -425,6 +425,19 @@ def anchor(id: str) -> str:
 def to_json(entries: Sequence[tuple[Claim, Judgement]]) -> str:
     """The ledger as a JSON list: for each claim the paper's values, the rule, the verdict and the records."""
     return json.dumps([_as_data(entry, judgement) for entry, judgement in entries], indent=1, ensure_ascii=False)
+
+
+def from_json(text: str) -> list[tuple[Claim, Judgement]]:
+    """The ledger that `to_json` wrote."""
+    entries = []
+    for row in json.loads(text):
+        records = []
+        for given in row["records"]:
+            fields = {key: value for key, value in given.items() if key != "id"}
+            spread = tuple(fields["spread"]) if fields["spread"] else None
+            records.append(Record(**{**fields, "spread": spread, "context": Context(**fields["context"])}))
+        entries.append((claim(row["id"]), Judgement(row["verdict"], row["measured"], tuple(records), row["why"])))
+    return entries
 
 
 def _as_data(entry: Claim, judgement: Judgement) -> dict[str, Any]:

@@ -1,0 +1,329 @@
+"""The graph of a .tflite file: read, checked, and changed without changing its weights or its bits.
+
+A .tflite file is a list of operators on numbered tensors. What is done here keeps every weight and every scale, so
+that a graph made from another gives the same bits where it computes the same function. Every function raises
+ModelError, in one line, for a file that is broken or not a .tflite.
+
+Source: section 3.3 of the paper and Figure 2 for the unfused graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from abpn_lib.files import ModelError
+from abpn_lib.tflite.interpreter import first_line, interpreter
+
+__all__ = [
+    "bytes_moved", "check_full_integer", "check_one_operator", "dependent", "fix_size", "is_constant", "multiplications",
+    "name_of", "operator_alone", "operator_names", "parsing", "read", "unfused", "with_int8_interface", "write",
+]
+
+_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+_SIZES = (("FLOAT32", 4), ("INT32", 4), ("UINT8", 1), ("INT8", 1))
+_BYTES = {getattr(schema.TensorType, name): size for name, size in _SIZES}
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Turn whatever a broken file makes the generated parser, or a reader of its fields, raise into ModelError."""
+    try:
+        yield
+    except (
+        struct.error, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, MemoryError
+    ) as error:
+        raise ModelError(f"a broken TensorFlow Lite model ({first_line(error)})") from error
+
+
+@parsing()
+def read(content: bytes) -> schema.ModelT:
+    """Parse a .tflite file into LiteRT's own objects; its first subgraph is the network."""
+    if content[4:8] != b"TFL3":
+        raise ModelError("not a TensorFlow Lite model")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    graph = model.subgraphs[0]
+    # All that is looked up by number further on.
+    tensors = range(-1, len(graph.tensors))
+    indices = [*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in (*op.inputs, *op.outputs))]
+    if not all(int(index) in tensors for index in indices):
+        raise ModelError("a broken TensorFlow Lite model (an operator's tensor is not there)")
+    for operator in graph.operators:
+        name_of(model, operator)
+    for tensor in graph.tensors:
+        is_constant(model, tensor)
+    return model
+
+
+def write(model: schema.ModelT) -> bytes:
+    """The .tflite file of what `read` gave."""
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def name_of(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """An operator's TFLite name, such as "CONV_2D"; "CUSTOM" for one that is not TFLite's own."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Old operators are kept in the byte-sized field, where new ones have 127.
+    return _NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+
+
+def operator_names(content: bytes) -> list[str]:
+    """The operators of a .tflite file by their TFLite names, in the order of execution."""
+    model = read(content)
+    return [name_of(model, operator) for operator in model.subgraphs[0].operators]
+
+
+def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    """Whether a tensor's values stand in the file."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def dependent(model: schema.ModelT) -> set[int]:
+    """Tensors computed from the image's pixels, the image included, and not from its size alone."""
+    graph = model.subgraphs[0]
+    found = {int(index) for index in graph.inputs}
+    for operator in graph.operators:
+        if name_of(model, operator) != "SHAPE" and found.intersection(map(int, operator.inputs)):
+            found.update(int(index) for index in operator.outputs)
+    return found
+
+
+@parsing()
+def fix_size(content: bytes, height: int, width: int, *, batch: int = 1) -> bytes:
+    """The same network for LR images of one size, as phones, NPUs and browsers take it.
+
+    What an any-size graph computes from the image's size becomes a constant.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, or its network does not take that size.
+    """
+    size = f"{batch} image(s) of {width}x{height}"
+    if min(height, width, batch) < 1:
+        raise ModelError(f"{size}: at least 1 of each is needed")
+    model = read(content)
+    graph = model.subgraphs[0]
+    try:
+        # Without delegates: they put tensors of their own among the network's.
+        sized = interpreter(content, kernels="builtin", keep_all=True)
+        for tensor in sized.get_input_details():
+            sized.resize_tensor_input(tensor["index"], (batch, height, width, int(tensor["shape"][3])))
+        sized.allocate_tensors()
+        # Some shapes, such as a deconvolution's, are known only after a run.
+        sized.invoke()
+    except (ValueError, RuntimeError, IndexError, MemoryError) as error:
+        raise ModelError(f"this network does not take {size}: {first_line(error)}") from error
+    for detail in sized.get_tensor_details():
+        if detail["index"] < len(graph.tensors):
+            graph.tensors[detail["index"]].shape = np.asarray(detail["shape"], np.int32)
+            graph.tensors[detail["index"]].shapeSignature = None
+    pixels = dependent(model)
+    for operator in graph.operators:
+        for index in set(map(int, operator.outputs)) - pixels:
+            graph.tensors[index].buffer = _buffer(model, sized.get_tensor(index))
+    graph.operators = [operator for operator in graph.operators if pixels.intersection(map(int, operator.outputs))]
+    return write(model)
+
+
+@parsing()
+def with_int8_interface(content: bytes) -> bytes:
+    """A full-integer network of uint8 images as one of int8 images: every value is 128 less, every bit the same.
+
+    The QUANTIZE at either end, which only subtracts or adds 128, goes.
+
+    Raises
+    ------
+    ModelError
+        If the file has not a QUANTIZE from uint8 to int8 at its start and one back at its end.
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    first, last = graph.operators[0], graph.operators[-1]
+    ends = (graph.tensors[first.inputs[0]].type, graph.tensors[last.outputs[0]].type)
+    if {name_of(model, first), name_of(model, last)} != {"QUANTIZE"} or set(ends) != {schema.TensorType.UINT8}:
+        raise ModelError("this network does not take and give uint8 images: only such a one can be turned to int8")
+    inner = {first.inputs[0]: first.outputs[0], last.outputs[0]: last.inputs[0]}
+    graph.inputs = np.array([inner[i] for i in graph.inputs], np.int32)
+    graph.outputs = np.array([inner[i] for i in graph.outputs], np.int32)
+    graph.operators = graph.operators[1:-1]
+    model.signatureDefs = []
+    return write(model)
+
+
+@parsing()
+def operator_alone(content: bytes, position: int) -> bytes:
+    """One operator as a network of its own: its constants stay constants, its other inputs become the network's.
+
+    Raises
+    ------
+    ModelError
+        If there is no such operator.
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    if not 0 <= position < len(graph.operators):
+        raise ModelError(f"there is no operator {position}: the file has {len(graph.operators)}")
+    operator = graph.operators[position]
+    graph.operators = [operator]
+    given = [i for i in dict.fromkeys(operator.inputs) if i >= 0 and not is_constant(model, graph.tensors[i])]
+    graph.inputs, graph.outputs = np.array(given, np.int32), np.array(operator.outputs, np.int32)
+    model.signatureDefs = []
+    return write(model)
+
+
+@parsing()
+def unfused(content: bytes) -> bytes:
+    """INT8 ABPN as one would first write it: nine copies joined for the anchor, and two clip nodes (section 3.3).
+
+    The exported graph has a frozen 1x1 convolution instead of the copies, and leaves the clip to the saturation of the
+    addition's output. Both give the same bits.
+
+    Raises
+    ------
+    ModelError
+        If the file is not an ABPN that this library exported in INT8.
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    names = operator_names(content)
+    if names[:2] != ["QUANTIZE", "CONV_2D"] or names[-3:] != ["ADD", "DEPTH_TO_SPACE", "QUANTIZE"]:
+        raise ModelError("this is not an INT8 ABPN with an anchor and saturation in place of the clip")
+    anchor, add = graph.operators[1], graph.operators[-3]
+    source, joined = graph.tensors[anchor.inputs[0]], graph.tensors[anchor.outputs[0]]
+    if (source.quantization.scale[0], source.quantization.zeroPoint[0]) != (
+        joined.quantization.scale[0], joined.quantization.zeroPoint[0]
+    ):
+        raise ModelError("the anchor has another scale than the image: copies of it would not have the same bits")
+    factor = int(joined.shape[-1]) // int(source.shape[-1])
+    anchor.opcodeIndex = _code(model, schema.BuiltinOperator.CONCATENATION)
+    anchor.inputs = np.array([anchor.inputs[0]] * factor, np.int32)
+    anchor.builtinOptionsType = schema.BuiltinOptions.ConcatenationOptions
+    anchor.builtinOptions = schema.ConcatenationOptionsT()
+    anchor.builtinOptions.axis = 3
+    _clip(model, after=add)
+    return write(model)
+
+
+@parsing()
+def multiplications(content: bytes) -> list[int]:
+    """Multiply-accumulates of each operator of a network of one size: those of its convolutions, 0 for the others."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    return [_multiplications(graph, name_of(model, operator), operator) for operator in graph.operators]
+
+
+@parsing()
+def bytes_moved(content: bytes) -> list[int]:
+    """Bytes that each operator of a network of one size reads and writes at least: each tensor once, weights too."""
+    graph = read(content).subgraphs[0]
+    sizes = [int(np.prod(tensor.shape)) * _BYTES[tensor.type] for tensor in graph.tensors]
+    return [
+        sum(sizes[i] for i in {*operator.inputs, *operator.outputs} if i >= 0) for operator in graph.operators
+    ]
+
+
+@parsing()
+def check_one_operator(content: bytes, operator: str, kind: Literal["int8", "fp32"]) -> None:
+    """Raise ModelError unless a .tflite is this one operator alone, in INT8 throughout where `kind` says so."""
+    model = read(content)
+    found = operator_names(content)
+    if found != [operator]:
+        made = ", ".join(found) or "nothing"
+        raise ModelError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
+    types = {tensor.type for tensor in _used(model)}
+    if kind == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
+        raise ModelError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
+
+
+@parsing()
+def check_full_integer(content: bytes, *, saturates: bool = True) -> None:
+    """Raise ModelError unless a .tflite computes in integers from input to output.
+
+    With `saturates`, its output must also have scale 1 and zero point 0 (uint8) or -128 (int8).
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    for tensor in _used(model):
+        if tensor.type not in (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT32):
+            raise ModelError(f"tensor {tensor.name.decode()} is not an integer: the export is not full-integer")
+    tensor = graph.tensors[graph.outputs[0]]
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    expected = 0 if tensor.type == schema.TensorType.UINT8 else -128
+    if saturates and (scale, zero) != (1.0, expected):
+        raise ModelError(f"the output does not clip: scale {scale} and zero point {zero}, not 1 and {expected}")
+
+
+def _used(model: schema.ModelT) -> list[schema.TensorT]:
+    """The tensors that operators read and write."""
+    graph = model.subgraphs[0]
+    return [graph.tensors[i] for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0]
+
+
+def _multiplications(graph: schema.SubGraphT, name: str, operator: schema.OperatorT) -> int:
+    if name not in ("CONV_2D", "TRANSPOSE_CONV"):
+        return 0
+    kernel = graph.tensors[operator.inputs[1]].shape  # (C_out, k, k, C_in)
+    if name == "CONV_2D":
+        return int(np.prod(graph.tensors[operator.outputs[0]].shape) * np.prod(kernel[1:]))
+    # Every input value of a deconvolution meets every weight of its channel.
+    return int(np.prod(graph.tensors[operator.inputs[2]].shape) * np.prod(kernel[:3]))
+
+
+def _clip(model: schema.ModelT, *, after: schema.OperatorT) -> None:
+    """Put MINIMUM with the greatest value, and RELU, behind an operator; every reader of its output reads theirs."""
+    graph = model.subgraphs[0]
+    output = int(after.outputs[0])
+
+    def new_tensor(name: str) -> Any:
+        graph.tensors.append(copy.deepcopy(graph.tensors[output]))
+        graph.tensors[-1].name = name.encode()
+        return graph.tensors[-1]
+
+    def new_node(builtin: int, *inputs: int) -> Any:
+        node = schema.OperatorT()
+        node.opcodeIndex, node.inputs = _code(model, builtin), np.array(inputs, np.int32)
+        node.outputs = np.array([len(graph.tensors) - 1], np.int32)
+        return node
+
+    limit = new_tensor("clip/limit")
+    limit.buffer = _buffer(model, np.array([127], np.int8))
+    limit.shape, limit.shapeSignature = np.array([1], np.int32), None
+    limited = len(graph.tensors)
+    new_tensor("clip/minimum")
+    minimum = new_node(schema.BuiltinOperator.MINIMUM, output, limited - 1)
+    minimum.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
+    minimum.builtinOptions = schema.MaximumMinimumOptionsT()
+    new_tensor("clip/relu")
+    relu = new_node(schema.BuiltinOperator.RELU, limited)
+    position = graph.operators.index(after) + 1
+    for reader in graph.operators[position:]:
+        reader.inputs = np.array([limited + 1 if i == output else i for i in reader.inputs], np.int32)
+    graph.operators[position:position] = [minimum, relu]
+
+
+def _buffer(model: schema.ModelT, values: np.ndarray) -> int:
+    """The number of a new buffer with these values."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def _code(model: schema.ModelT, builtin: int) -> int:
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = builtin, 2  # version 2 is the first with INT8
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
