@@ -835,7 +835,7 @@ def _add_claims(commands: Any) -> None:
 
 
 def _claims(options: argparse.Namespace) -> None:
-    from abpn_lib.claims.ledger import ledger as claims
+    from abpn_lib.claims import ledger as claims
     from abpn_lib.timing import android
 
     added = {path: results.load(path, "measured") for path in (*options.add, *options.records)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -262,7 +262,7 @@ def settings(
 def follow(
     phone: Phone, tool: Path, files: Mapping[str, Path], chosen: Sequence[Setting], context: Context, *,
     size: str, channels: int | None = None, rounds: int = 50,
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """Run every model under every setting, setting by setting, and yield each run as it ends.
 
     Parameters

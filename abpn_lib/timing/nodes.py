@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from abpn_lib import paper
-from abpn_lib.files import BuildError, InputError, write_atomically
-from abpn_lib.tflite import graphs
+from abpn_lib.files import InputError, write_atomically
+from abpn_lib.tflite import graph
 
 __all__ = ["RESIZES", "Precision", "build", "build_concat9", "build_peak"]
 
@@ -45,7 +45,7 @@ def build(
     ------
     InputError
         If a size is out of range.
-    BuildError
+    ModelError
         If an export is not the one integer operator that it should be.
     """
     if min(height, width) < _SCALE or channels < 2:
@@ -76,7 +76,7 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         content = _content(node, height, width, channels, precision)
-        _check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
+        graph.check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
         write_atomically(path, content)
     return path
 
@@ -136,16 +136,3 @@ def _function(node: str, height: int, width: int, channels: int, rng: np.random.
         "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
     }
     return functions[node]
-
-
-def _check_one_operator(content: bytes, operator: str, precision: Precision) -> None:
-    from ai_edge_litert import schema_py_generated as schema
-
-    found = graphs.operator_names(content)
-    if found != [operator]:
-        made = ", ".join(found) or "nothing"
-        raise BuildError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).subgraphs[0]
-    types = {graph.tensors[i].type for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
-    if precision == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
-        raise BuildError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
