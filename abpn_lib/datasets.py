@@ -174,6 +174,20 @@ def available(name: str | Dataset, root: Path | None = None) -> bool:
     return all((root / entry.path).is_file() for entry in found.entries)
 
 
+def require(name: str | Dataset) -> None:
+    """Make sure that a data set is at hand.
+
+    Raises
+    ------
+    DataError
+        If a file of it is missing, or there is no such set.
+    """
+    if not available(name):
+        raise DataError(
+            f"{dataset(name).name} is not in {data_root()}: run `abpn data fetch {name}`, or name another data set"
+        )
+
+
 def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = True) -> list[Path]:
     """Download the missing files of a data set; present ones are verified, not fetched again.
 

@@ -19,24 +19,24 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from abpn_lib.files import ModelError
+from abpn_lib.paper import TABLE2
+
 __all__ = [
-    "NETWORKS", "READINGS", "TABLE2", "Anchor", "DepthToSpace", "Resize", "build", "fold", "parameter_count", "reach",
-    "rescale", "revive", "start_as_identity",
+    "FSRCNN_VARIANTS", "NETWORKS", "Anchor", "DepthToSpace", "Resize", "build", "chain", "channel_maxima", "fold",
+    "image_layer", "parameter_count", "rescale", "revive", "start_as_identity",
 ]
 
-TABLE2 = ("baseline", "nearest", "bilinear", "fsrl", "abpn")
-"""The five rows of Table 2, in the paper's order; `abpn` is its baseline + ABRL."""
+NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm")
+"""The networks that are trained: Table 2's rows, where `abpn` is the baseline + ABRL, and others for comparison.
 
-NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-text", "abpn-leaky", "abpn-batchnorm")
-"""All names `build` takes.
-
-`abpn-text` is ABPN as the paper's sentences read: 43,035 parameters. `abpn-leaky` has leaky ReLU of slope
+`abpn-as-worded` is ABPN as the paper's sentences read: 43,035 parameters. `abpn-leaky` has leaky ReLU of slope
 0.1 in place of ReLU (S3), `abpn-batchnorm` a batch normalisation before each ReLU (S5), and
 `fsrcnn-anchor` adds ABPN's anchor path to FSRCNN's output.
 """
 
-READINGS = ("fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y")
-"""Other readings of Table 3's FSRCNN, which the paper does not specify; `build` takes them too, for timing.
+FSRCNN_VARIANTS = ("fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y")
+"""What Table 3's FSRCNN may have been, which the paper does not specify; `build` takes them too, for timing.
 
 ReLU in place of PReLU; a 3x3 convolution and a pixel shuffle in place of the deconvolution, which can compute the
 same function; the Y channel alone, (N, H, W, 1) to (N, sH, sW, 1), as in the FSRCNN paper.
@@ -104,12 +104,10 @@ class Resize(keras.layers.Layer):
 
 
 def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed: int = 0) -> keras.Model:
-    """Build one of `NETWORKS`, or of `READINGS`, with He-initialised weights (section 4.1).
+    """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights (section 4.1).
 
     Parameters
     ----------
-    name
-        One of `NETWORKS`.
     scale
         Any integer of at least 1.
     channels, pairs
@@ -117,13 +115,8 @@ def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed
         FSRCNN has its own (56, 12, 4) and ignores them.
     seed
         Of the initial weights.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or a number is out of range.
     """
-    if name not in (*NETWORKS, *READINGS):
+    if name not in (*NETWORKS, *FSRCNN_VARIANTS):
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
     if scale < 1 or channels < 3 or pairs < 0:
         raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
@@ -166,7 +159,7 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
     """The plain chain of Figure 2 under one of Table 2's residual strategies."""
     out_channels = 3 * scale**2
     # The text has every pair at full width; the authors' code narrows in the last pair, which gives 42,539.
-    last = channels if name == "abpn-text" else out_channels
+    last = channels if name == "abpn-as-worded" else out_channels
     x = shallow = convolution.pair(lr, channels, "sfe", name)  # (N, H, W, 28)
     for i in range(1, pairs):
         x = convolution.pair(x, channels, f"dfe{i}", name)  # (N, H, W, 28)
@@ -211,6 +204,30 @@ def _fsrcnn(lr: tf.Tensor, name: str, scale: int, convolution: _Convolutions) ->
     return x
 
 
+def chain(model: keras.Model) -> list[keras.layers.Conv2D]:
+    """The convolutions of a plain chain in order, each but the last with a ReLU and read by the next alone.
+
+    Raises
+    ------
+    ModelError
+        If the network is no such chain: FSRL, FSRCNN, leaky ReLUs, a batch normalisation.
+    """
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    inputs = [model.input, *(layer.output for layer in convolutions[:-1])]
+    linked = all(layer.input is tensor for layer, tensor in zip(convolutions, inputs, strict=True))
+    if not linked or any(layer.activation is not keras.activations.relu for layer in convolutions[:-1]):
+        raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs")
+    return convolutions
+
+
+def image_layer(model: keras.Model) -> keras.layers.Layer:
+    """The layer whose output is the image, before a pixel shuffle: the image-space addition where there is one."""
+    last = model.get_layer(model.output_names[0])
+    if isinstance(last, DepthToSpace):
+        last = next(layer for layer in model.layers if layer.output is last.input)
+    return last
+
+
 def parameter_count(model: keras.Model) -> int:
     """Trainable parameters, as Table 2 counts them."""
     return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
@@ -219,10 +236,7 @@ def parameter_count(model: keras.Model) -> int:
 def rescale(model: keras.Model, factor: float) -> None:
     """Turn a network for values in [0, r] into one for [0, factor · r], in place, by scaling its biases.
 
-    Raises
-    ------
-    ValueError
-        If the network holds a batch normalisation, which `fold` removes.
+    A batch normalisation must be folded first (`fold`).
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -256,34 +270,33 @@ def start_as_identity(model: keras.Model, noise: float) -> None:
     channels to every sub-pixel where it does not. So no network spends its budget on learning the
     identity, which takes a plain chain thousands of steps.
     """
-    names = [layer.name for layer in model.layers]
-    adds_image = "anchor_add" in names or "image_add" in names
-    passes = 2.0 if "feature_add" in names else 1.0  # both sides of FSRL's addition carry the image
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2DTranspose):
-            kernel = layer.kernel.numpy() * noise  # (9, 9, 3, C_in)
+    image = image_layer(model)
+    adds_image = isinstance(image, keras.layers.Add)
+    # Both sides of FSRL's addition carry the image.
+    passes = 2.0 if any(isinstance(layer, keras.layers.Add) and layer is not image for layer in model.layers) else 1.0
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    for layer in convolutions:
+        kernel = layer.kernel.numpy() * noise
+        if isinstance(layer, keras.layers.Conv2DTranspose):  # (9, 9, 3, C_in)
             scale, colours = layer.strides[0], kernel.shape[2]
             first = (kernel.shape[0] - scale) // 2
             if not adds_image:
                 kernel[first : first + scale, first : first + scale, :, :colours] += np.eye(colours, dtype=np.float32)
-        elif isinstance(layer, keras.layers.Conv2D):
-            kernel = layer.kernel.numpy() * noise  # (k, k, C_in, C_out)
+        else:  # (k, k, C_in, C_out)
             middle, (c_in, c_out) = kernel.shape[0] // 2, kernel.shape[2:]
-            if layer.name != "transition":
+            if layer is not convolutions[-1]:
                 kernel[middle, middle] += np.eye(c_in, c_out, dtype=np.float32)
             elif not adds_image:
                 kernel[middle, middle, :3] += np.tile(np.eye(3, dtype=np.float32), (1, c_out // 3)) / passes
-        else:
-            continue
         layer.kernel.assign(kernel)
 
 
-def reach(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-    """What each channel of a [0, 1] network's hidden convolutions reaches over LR (H, W, 3) uint8 images: its maximum.
+def channel_maxima(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """The greatest activation of each channel of a [0, 1] chain's hidden layers over LR (H, W, 3) uint8 images.
 
-    Zero means a dead channel: its ReLU never fires. Without images, all are zero.
+    Zero means a dead channel: its ReLU never fires. Without images, all are zero. Raises ModelError as `chain` does.
     """
-    hidden = _convolutions(model)[:-1]
+    hidden = chain(model)[:-1]
     probe = keras.Model(model.input, [layer.output for layer in hidden])
     greatest = [np.zeros(layer.filters, np.float32) for layer in hidden]
     for lr in lr_images:
@@ -294,30 +307,19 @@ def reach(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> list[ND
 
 
 def revive(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]], *, seed: int = 0) -> list[int]:
-    """Give the dead channels of a trained plain network new weights, in place; return their number for each layer.
+    """Give the dead channels of a trained chain new weights, in place; return their number for each layer.
 
     Such a channel has no gradient, and no training brings it back. It gets half of a He-initialised kernel
     and no bias, and what follows reads it through a kernel so small (a twentieth) that the network's output stays
-    nearly what it was.
-
-    Raises
-    ------
-    ValueError
-        If the network is not a chain of convolutions.
+    nearly what it was. Raises ModelError as `chain` does.
     """
-    if "feature_add" in [layer.name for layer in model.layers] or model.name.startswith("fsrcnn"):
-        raise ValueError(f"{model.name} is not a chain of convolutions: its dead channels cannot be told")
-    chain = _convolutions(model)
-    seeds = np.random.SeedSequence(seed).generate_state(2 * len(chain)) % 2**31
-    dead = [values <= 0 for values in reach(model, lr_images)]
+    layers = chain(model)
+    seeds = np.random.SeedSequence(seed).generate_state(2 * len(layers)) % 2**31
+    dead = [values <= 0 for values in channel_maxima(model, lr_images)]
     for i, silent in enumerate(dead):
-        for layer, factor, axis, draw in ((chain[i], 0.5, -1, 2 * i), (chain[i + 1], 0.05, -2, 2 * i + 1)):
+        for layer, factor, axis, draw in ((layers[i], 0.5, -1, 2 * i), (layers[i + 1], 0.05, -2, 2 * i + 1)):
             kernel = layer.kernel.numpy()
             fresh = keras.initializers.HeNormal(seed=int(seeds[draw]))(kernel.shape).numpy() * factor
             layer.kernel.assign(np.where(np.expand_dims(silent, -1) if axis == -2 else silent, fresh, kernel))
-        chain[i].bias.assign(np.where(silent, 0, chain[i].bias.numpy()))
+        layers[i].bias.assign(np.where(silent, 0, layers[i].bias.numpy()))
     return [int(silent.sum()) for silent in dead]
-
-
-def _convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]

@@ -637,7 +637,7 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
         return []
     model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
     load_weights(model, folder / "weights.npz")
-    silent = [int((values <= 0).sum()) for values in networks.reach(model, lr_images)]
+    silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
     by_layer = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
     return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", **by_layer)]
 
