@@ -180,7 +180,7 @@ def test_operators_are_timed_alone(tmp_path: Path) -> None:
     assert [record.subject for record in parts[-2:]] == ["peak-int8", "peak-fp32"]
     assert parts[0].get("size") == "16x12"
     with pytest.raises(ModelError, match=r"missing\.tflite"):
-        latency.split_up(tmp_path / "missing.tflite", tmp_path, "16x12")
+        latency.time_operators(tmp_path / "missing.tflite", "m", CONTEXT, size="16x12")
 
 
 def test_models_of_one_stem_keep_apart() -> None:
@@ -205,7 +205,7 @@ def test_models_of_any_size_and_of_one_size_run(any_size: Path, built: dict[str,
     for kernels in ("xnnpack", "builtin"):
         latency.Runner(any_size, "50x30", kernels=kernels).run()
         latency.Runner(built["conv3"], "48x36", threads=2, kernels=kernels).run()
-        latency.Runner(built["add"], kernels=kernels).copy_and_run()
+        latency.Runner(built["add"], kernels=kernels).run(copy=True)
     assert latency.Runner(built["conv3"]).placed == [("CONV_2D", "xnnpack")]
     assert {kernels for _, kernels in latency.Runner(any_size, "8x8").placed} == {"xnnpack"}
 
@@ -258,6 +258,27 @@ def test_a_copy_of_one_size_computes_what_the_resized_model_does(name: str, tmp_
     assert latency.fixed_copy(fixed, "28x20") == latency.fixed_copy(fixed) == fixed.read_bytes()
     with pytest.raises(ModelError, match="not 48x32 images"):
         latency.fixed_copy(fixed, "48x32")
+
+
+def test_exports_for_timing_have_one_size(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow_model_optimization", reason="INT8 export needs abpn-lib[quantize]")
+    from abpn_lib.int8 import export
+
+    def convolutions(path: Path) -> int:
+        return graph.operator_names(path.read_bytes()).count("CONV_2D")
+
+    depths = export.build_depths(tmp_path, [0, 3], height=12, width=16)
+    assert {pairs: convolutions(path) for pairs, path in depths.items()} == {0: 3, 3: 6}  # anchor, first and last
+    wanted = ["abpn", "fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y"]
+    built = export.networks_for_latency(tmp_path, wanted, height=12, width=16)
+    latency.time_models(built, CONTEXT, size="16x12", rounds=1)
+    assert convolutions(built["abpn"]) == 8
+    assert "PRELU" not in graph.operator_names(built["fsrcnn-relu"].read_bytes())
+    assert "TRANSPOSE_CONV" not in graph.operator_names(built["fsrcnn-subpixel"].read_bytes())
+    (lr,) = interpreter(built["abpn"]).get_input_details()
+    assert (lr["shape_signature"].tolist(), lr["dtype"]) == ([1, 12, 16, 3], np.uint8)
+    with pytest.raises(InputError, match="no network is called 'edsr'"):
+        export.networks_for_latency(tmp_path, ["edsr"])
 
 
 def test_importing_and_timing_leave_tensorflow_alone(any_size: Path) -> None:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from abpn_lib.timing import nodes
 from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
 
 __all__ = [
-    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "split_up", "time_models", "time_nodes",
-    "time_operators",
+    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes", "time_operators",
 ]
 
 _GREATEST_SIDE = 16384
@@ -51,10 +51,7 @@ def columns(size: str, threads: int = 1, kernels: str = "xnnpack") -> dict[str, 
 def names(given: Sequence[str]) -> list[str]:
     """A name for each of several models or paths: its stem, with the folder before it where two stems are one.
 
-    Raises
-    ------
-    InputError
-        If two would still have one name.
+    Raises InputError if two would still have one name.
     """
     stems = [Path(text).stem for text in given]
     found: dict[str, str] = {}
@@ -69,8 +66,7 @@ def names(given: Sequence[str]) -> list[str]:
 class Runner:
     """A .tflite ready to be timed: allocated, its inputs filled with random values, run once.
 
-    `size` "640x360" is the LR width x height; a model of one size may go without. `placed` is every operator with the
-    kernels that run it, in the file's order: "xnnpack" takes only those that it can.
+    `size` "640x360" is the LR width x height; a model of one size may go without.
 
     Raises
     ------
@@ -85,9 +81,9 @@ class Runner:
     ) -> None:
         if batch < 1:
             raise InputError(f"a batch of {batch} images: at least 1 is needed")
-        content, rng = read_model(model), np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         with _naming(model):
-            self._network = network = interpreter(content, threads, kernels)
+            self._network = network = interpreter(model, threads, kernels)
             _fit(network, size, batch)
             network.allocate_tensors()
             self._images = {
@@ -96,35 +92,23 @@ class Runner:
             }
             self._outputs = [tensor["index"] for tensor in network.get_output_details()]
             # Whatever cannot run shall show here, not in the midst of a measurement.
-            self.copy_and_run()
+            self.run(copy=True)
+
+    def run(self, *, copy: bool = False, invoke: bool = True) -> None:
+        """Run the network once; with `copy` copy the images in before and the results out afterwards."""
+        if copy:
+            for index, image in self._images.items():
+                self._network.set_tensor(index, image)
+        if invoke:
+            self._network.invoke()
+        if copy:
+            for index in self._outputs:
+                self._network.get_tensor(index)
 
     @property
     def placed(self) -> list[tuple[str, Kernels]]:
-        """Every operator with the kernels that run it."""
+        """Every operator with the kernels that run it, in the file's order: XNNPACK takes only those that it can."""
         return _placed(self._network._get_ops_details())
-
-    def run(self) -> None:
-        """Run the network once."""
-        self._network.invoke()
-
-    def copy(self) -> None:
-        """Copy the images in and the results out, and run nothing."""
-        self._copy_in()
-        self._copy_out()
-
-    def copy_and_run(self) -> None:
-        """Copy the images in, run the network, copy the results out."""
-        self._copy_in()
-        self._network.invoke()
-        self._copy_out()
-
-    def _copy_in(self) -> None:
-        for index, image in self._images.items():
-            self._network.set_tensor(index, image)
-
-    def _copy_out(self) -> None:
-        for index in self._outputs:
-            self._network.get_tensor(index)
 
 
 @dataclass(frozen=True)
@@ -167,22 +151,38 @@ def time_models(
     files: Mapping[str, Path], context: Context, *, size: str = "640x360", threads: int = 1,
     kernels: Kernels = "xnnpack", batch: int = 1, rounds: int = 15, warmup: int = 2,
 ) -> Timed:
-    """Time models that take images of that size, or of any; the records carry their hashes.
+    """Time models that take images of that size (width x height), or of any; the records carry their hashes.
 
-    `files` has each subject's .tflite ("abpn-int8-ptq"), `size` is the input's width x height. Each model is run
-    `warmup` times before the `rounds` that count.
-
-    Raises
-    ------
-    InputError, ModelError
-        As `Runner`.
+    `files` has each subject's .tflite ("abpn-int8-ptq"). Each model is run `warmup` times before the `rounds` that
+    count. Raises as `Runner`.
     """
+    where = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
     runners = {
         name: Runner(path, size, threads=threads, kernels=kernels, batch=batch) for name, path in files.items()
     }
-    timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
-    where = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
-    return _timed(context, timings, dict.fromkeys(timings, where), files, runners)
+    return _time(context, runners, where, files, rounds, warmup)
+
+
+def time_operators(
+    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
+    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
+) -> Timed:
+    """Time a network, each of its operators alone, and the peak convolutions, all in the same rounds.
+
+    The subjects are `subject` (the network), "abpn-int8-ptq#0 CONV_2D" and so on, "peak-int8" and "peak-fp32"
+    (`nodes.build_peak`). The operators sum up to the network, but for what each gains from finding its input cached.
+    Raises as `Runner`.
+    """
+    content, files = fixed_copy(model, size), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for position, name in enumerate(graph.operator_names(content)):
+            files[f"{subject}#{position} {name}"] = path = Path(scratch) / f"{position}.tflite"
+            path.write_bytes(graph.operator_alone(content, position))
+        peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
+        files |= {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
+        runners = {subject: Runner(model, size, threads=threads, kernels=kernels)}
+        runners |= {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
+        return _time(context, runners, columns(size, threads, kernels), {subject: model, **files}, rounds, warmup)
 
 
 def time_nodes(
@@ -209,8 +209,6 @@ def time_nodes(
 
     Raises
     ------
-    InputError
-        If a size is out of range.
     DeviceError
         If a node is too small for its time to be told from the copying.
     """
@@ -218,8 +216,8 @@ def time_nodes(
     small, models = f"{width // 3}x{height // 3}", dict(beside or {})
     with tempfile.TemporaryDirectory() as scratch:
         built = nodes.build(Path(scratch), height=height, width=width, channels=channels, precision=precision)
-        files = {("node-" if precision == "int8" else "float-") + node: built[node] for node in built
-                 if node not in without}
+        prefix = "node" if precision == "int8" else "float"
+        files = {f"{prefix}-{node}": path for node, path in built.items() if node not in without}
         sizes = dict.fromkeys(files, size)
         if concat9:
             joined = nodes.build_concat9(Path(scratch), height=height // 3, width=width // 3, channels=channels)
@@ -227,46 +225,30 @@ def time_nodes(
         runners = {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
         runners |= {name: Runner(path, small, threads=threads, kernels=kernels) for name, path in models.items()}
         copies = {name: f"handover-{name.partition('-')[2]}" for name in files}
-        calls: dict[str, Callable[[], object]] = {name: runners[name].copy_and_run for name in files}
-        calls |= {copy: runners[name].copy for name, copy in copies.items()}
-        found = measure(calls | {name: runners[name].run for name in models}, rounds=rounds, warmup=warmup)
-        timings, where = dict(found), {name: columns(small, threads, kernels) for name in models}
+        calls = {name: partial(runners[name].run, copy=name in files) for name in runners}
+        calls |= {copy: partial(runners[name].run, copy=True, invoke=False) for name, copy in copies.items()}
+        timings = measure(calls, rounds=rounds, warmup=warmup)
+        where = {name: columns(small, threads, kernels) for name in models}
         for name, copy in copies.items():
-            timings[name] = subtract(found[name], found[copy])
+            timings[name] = subtract(timings[name], timings[copy])
             where[name] = where[copy] = {**columns(sizes[name], threads, kernels), "channels": channels}
             if timings[name].median_ms <= 0:
                 raise DeviceError(f"{name} takes no longer than copying its images: name a size above {size}")
         return _timed(context, timings, where, files | models, runners)
 
 
-def time_operators(
-    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
-    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
+def _time(
+    context: Context, runners: Mapping[str, Runner], where: dict[str, Any], files: Mapping[str, Path],
+    rounds: int, warmup: int,
 ) -> Timed:
-    """Time a network, each of its operators alone, and the peak convolutions, all in the same rounds.
-
-    The subjects are `subject` (the network), "abpn-int8-ptq#0 CONV_2D" and so on, "peak-int8" and "peak-fp32"
-    (`nodes.build_peak`). The operators sum up to the network, but for what each gains from finding its input cached.
-
-    Raises
-    ------
-    ModelError
-        If the model cannot be read, or does not take that size.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {f"{subject}#{part}": path for part, path in split_up(model, Path(scratch), size).items()}
-        peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
-        files |= {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
-        runners = {subject: Runner(model, size, threads=threads, kernels=kernels)}
-        runners |= {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
-        timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
-        where = dict.fromkeys(timings, columns(size, threads, kernels))
-        return _timed(context, timings, where, {subject: model, **files}, runners)
+    calls: dict[str, Callable[[], object]] = {name: runner.run for name, runner in runners.items()}
+    timings = measure(calls, rounds=rounds, warmup=warmup)
+    return _timed(context, timings, dict.fromkeys(timings, where), files, runners)
 
 
 def _timed(
-    context: Context, timings: Mapping[str, Timing], where: Mapping[str, dict[str, Any]],
-    files: Mapping[str, Path], runners: Mapping[str, Runner],
+    context: Context, timings: Mapping[str, Timing], where: Mapping[str, dict[str, Any]], files: Mapping[str, Path],
+    runners: Mapping[str, Runner],
 ) -> Timed:
     records = {
         name: context.record(
@@ -285,20 +267,10 @@ def fixed_copy(model: Path, size: str | None = None) -> bytes:
     """
     content = read_model(model)
     with _naming(model):
-        if not _fit(interpreter(content), size):
+        if not _fit(interpreter(content), size) or size is None:
             return content
-    assert size is not None
-    width, height = sides(size)
-    return graph.fix_size(content, height, width)
-
-
-def split_up(model: Path, folder: Path, size: str) -> dict[str, Path]:
-    """Write each operator of a network as a .tflite of its own, for one LR size: "0 CONV_2D" -> path, in order."""
-    content, paths = fixed_copy(model, size), {}
-    for position, name in enumerate(graph.operator_names(content)):
-        paths[f"{position} {name}"] = path = folder / f"{position}.tflite"
-        path.write_bytes(graph.operator_alone(content, position))
-    return paths
+        width, height = sides(size)
+        return graph.fix_size(content, height, width)
 
 
 @contextmanager
@@ -312,18 +284,19 @@ def _naming(model: Path) -> Iterator[None]:
 
 def _fit(network: Any, size: str | None, batch: int = 1) -> bool:
     """Give every input of any size the size asked for; return whether there was one. A fixed size must be it."""
-    for tensor in network.get_input_details():
-        signature = tuple(int(n) for n in tensor["shape_signature"])
-        if size is None:
-            if -1 in signature:
-                raise InputError("the model takes any size: name the size to time it at")
-            continue
-        width, height = sides(size)
-        if len(signature) != 4 or any(n not in (-1, m) for n, m in zip(signature[1:3], (height, width), strict=True)):
+    signatures = {tensor["index"]: tensor["shape_signature"].tolist() for tensor in network.get_input_details()}
+    any_size = any(-1 in signature for signature in signatures.values())
+    if size is None and any_size:
+        raise InputError("the model takes any size: name the size to time it at")
+    if size is None:
+        return False
+    width, height = sides(size)
+    for index, signature in signatures.items():
+        if len(signature) != 4 or signature[1] not in (-1, height) or signature[2] not in (-1, width):
             raise ModelError(f"it takes inputs of shape {signature}, not {size} images")
-        if -1 in signature or batch > 1:
-            network.resize_tensor_input(tensor["index"], (batch, height, width, signature[3]))
-    return any(-1 in tensor["shape_signature"] for tensor in network.get_input_details())
+        if any_size or batch > 1:
+            network.resize_tensor_input(index, (batch, height, width, signature[3]))
+    return any_size
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray:

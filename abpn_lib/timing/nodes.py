@@ -35,18 +35,10 @@ def build(
 ) -> dict[str, Path]:
     """Write each of `paper.META_NODES` as a .tflite of one operator, int8 or float32 in and out; return the paths.
 
-    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that (rounded down),
-    the network's input, as in Table 1. The table does not say how many channels its "1080P network output" has: 3 is
-    the literal reading, and 28 channels at 360x640 is what an inner layer of the network sees. The split is into the
-    least number of equal parts, the convolutions keep the number of channels, values and weights are random: time
-    does not depend on them. Files that are there already are kept.
-
-    Raises
-    ------
-    InputError
-        If a size is out of range.
-    ModelError
-        If an export is not the one integer operator that it should be.
+    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that, the network's
+    input. Table 1 does not say how many channels its "1080P network output" has: 3 is the literal reading, and 28
+    channels at 360x640 is what an inner layer of the network sees. The split is into the least number of equal parts,
+    the convolutions keep the number of channels, weights are random. Files that are there already are kept.
     """
     if min(height, width) < _SCALE or channels < 2:
         raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
@@ -54,10 +46,7 @@ def build(
 
 
 def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
-    """Write ABRL's concatenation of nine copies of an LR image along its channels as an INT8 .tflite; return its path.
-
-    Section 3.2 sets its time against one concatenation in HR (S7), which is the "concat" of `build`.
-    """
+    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
     return _written(folder, "concat9", height, width, channels, "int8")
 
 
