@@ -201,6 +201,8 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
 
 def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any]:
     """The networks and nodes to be timed: their files, their subjects in the records, the paper's milliseconds."""
+    from abpn_lib.int8 import export
+
     height, width = frame
     networks = export.networks_for_latency(scratch, list(MODELS), height=height, width=width)
     nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
