@@ -71,7 +71,7 @@ def test_float_export_equals_the_network_and_is_not_full_integer(
 
 
 @pytest.mark.parametrize(("name", "precision"), [
-    pytest.param(name, precision, marks=() if name in ("nearest", "fsrcnn") and precision == "int8" else pytest.mark.slow)
+    pytest.param(name, precision, marks=() if (name, precision) == ("nearest", "int8") else pytest.mark.slow)
     for name in (*networks.NETWORKS, *networks.FSRCNN_VARIANTS) for precision in ("int8", "fp32")
     if name not in ("abpn-leaky", "abpn-batchnorm")  # neither is exported: no INT8 leaky ReLU; folded first
 ])
