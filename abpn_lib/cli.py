@@ -7,8 +7,10 @@ whole or not at all.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -174,21 +176,22 @@ def _image_pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 def _upscale(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from abpn_lib.tflite import runtime
+    from abpn_lib.tflite.images import open_image, save_image, upscale_image
+    from abpn_lib.tflite.upscaler import Upscaler
 
     pairs = _image_pairs(options.input, options.output)
     same = next((source for source, target in pairs if target.exists() and source.samefile(target)), None)
     if same:
         raise InputError(f"{same} would be overwritten by its own enlargement: name another output")
-    upscaler = runtime.Upscaler(_model_path(options.model), threads=options.threads, kernels=options.kernels)
+    upscaler = Upscaler(_model_path(options.model), threads=options.threads, kernels=options.kernels)
     if options.input.is_dir():
         options.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
         try:
-            image = runtime.upscale_image(upscaler, runtime.open_image(source), tile=options.tile)
-            runtime.save_image(image, target)
-        except runtime.InputError as error:
+            image = upscale_image(upscaler, open_image(source), tile=options.tile)
+            save_image(image, target)
+        except InputError as error:
             # Of several images the reader must know which one.
             raise InputError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
     seconds = time.perf_counter() - started
@@ -216,21 +219,23 @@ def _add_export(commands: Any) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from abpn_lib.files import write_atomically
-    from abpn_lib.tflite import graphs
+    from abpn_lib.tflite import graph
 
     if options.batch > 1 and not options.size:
         raise InputError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
     content = _model_path(options.model).read_bytes()
     if options.io == "int8":
-        content = graphs.with_int8_interface(content)
+        content = graph.with_int8_interface(content)
     if options.size:
         width, height = _size(options.size)
-        content = graphs.fix_size(content, height, width, batch=options.batch)
+        content = graph.fix_size(content, height, width, batch=options.batch)
     write_atomically(options.output, content)
-    print(f"{options.output}: {len(content)} bytes, {', '.join(dict.fromkeys(graphs.operator_names(content)))}")
+    print(f"{options.output}: {len(content)} bytes, {', '.join(dict.fromkeys(graph.operator_names(content)))}")
 
 
 def _add_train(commands: Any) -> None:
+    from abpn_lib.train import recipe
+
     command = _command(
         commands,
         "train",
@@ -238,28 +243,9 @@ def _add_train(commands: Any) -> None:
         "train a network in FP32, or go on with a run that was stopped",
         "abpn train --recipe table2 --network abpn --out runs/abpn",
     )
-    command.add_argument(
-        "--recipe", default="table2", help="a named recipe: table2, long, longer, ablation, paper, authors"
-    )
-    command.add_argument("--network", default=None, help="the network (default: the recipe's)")
-    command.add_argument("--data", default=None, help="the data set (default: the recipe's)")
-    command.add_argument("--steps", type=_positive, default=None, help="training steps (default: the recipe's)")
-    command.add_argument("--batch", type=_positive, default=None, help="patches in a batch (default: the recipe's)")
-    command.add_argument(
-        "--patch", type=_positive, default=None, help="LR pixels a side of a patch (default: the recipe's)"
-    )
-    command.add_argument(
-        "--scale", type=_positive, default=None, help="how many times to enlarge (default: the recipe's)"
-    )
-    command.add_argument("--seed", type=int, default=None, help="of weights and batches (default: the recipe's)")
-    command.add_argument("--rate", type=float, default=None, help="greatest learning rate (default: the recipe's)")
-    command.add_argument(
-        "--optimizer", choices=["adam", "soap"], default=None, help="what moves the weights (default: the recipe's)"
-    )
-    command.add_argument(
-        "--start", choices=["he", "glorot", "identity"], default=None, help="initial weights (default: the recipe's)"
-    )
-    command.add_argument("--pairs", type=int, default=None, help="conv-ReLU pairs (default: the recipe's)")
+    command.add_argument("--recipe", default="table2", help=f"one of {', '.join(recipe.names())}")
+    for field in dataclasses.fields(recipe.Recipe):
+        _recipe_option(command, field)
     command.add_argument(
         "--after", type=Path, default=None, metavar="RUN",
         help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)",
@@ -268,17 +254,21 @@ def _add_train(commands: Any) -> None:
     _training_options(command)
 
 
-# What `abpn train` can change of a recipe.
-_RECIPE_FIELDS = (
-    "network", "data", "steps", "batch", "patch", "scale", "seed", "rate", "optimizer", "start", "pairs",
-)
+def _recipe_option(command: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+    """One field of a recipe as an option; none for those that only a recipe's file can give."""
+    kinds: dict[str, Any] = {"int": int, "float": float, "str": str}
+    choices = re.findall(r"[\"']([\w-]+)[\"']", str(field.type))
+    if str(field.type) in kinds or choices:
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kinds.get(str(field.type), str), choices=choices or None,
+            default=argparse.SUPPRESS, help=f"{field.metadata['help']} (default: the recipe's)",
+        )
 
 
 def _training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--save-every", type=_positive, default=500, help="steps between checkpoints")
-    command.add_argument(
-        "--no-validation", action="store_true", help="skip the PSNR on embedded images at each checkpoint"
-    )
+    command.add_argument("--validate-on", default="embedded", metavar="SET", help="what is scored at each checkpoint")
+    command.add_argument("--no-validation", action="store_true", help="score nothing at checkpoints")
     command.add_argument("--threads", type=_positive, default=1, help="of TensorFlow; the bits of a run depend on it")
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
@@ -287,54 +277,22 @@ def _prepare_tensorflow(threads: int) -> None:
     # oneDNN picks its kernels by CPU; TensorFlow leaves it off on some where it is twice as fast.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    from abpn_lib.train import loop
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-
-
-def _require(name: str) -> None:
-    if not datasets.available(name):
-        raise datasets.DataError(
-            f"{name} is not in {datasets.data_root()}: run `abpn data fetch {name}`, or name another data set"
-        )
-
-
-def _validation(options: argparse.Namespace, scale: int) -> list[tuple[Any, Any]] | None:
-    from abpn_lib.degradation import bicubic_down
-
-    if options.no_validation:
-        return None
-    return [(bicubic_down(hr, scale), hr) for _, hr in datasets.images("embedded", scale=scale)][:4]
+    loop.use_threads(threads)
 
 
 def _train(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib.train import training
+    from abpn_lib.train import loop, recipe
 
-    chosen = training.recipe(
-        options.recipe,
-        **{field: getattr(options, field) for field in _RECIPE_FIELDS},
-    )
-    if options.after and chosen.start not in training.AFTER:
-        chosen = replace(chosen, start="run")
-    _require(chosen.data)
-    model = options.after and training.build_after(
-        options.after, chosen, datasets.spaced_lr_images(chosen.data, 32, chosen.scale)
-    )
-    context = results.Context.here(options.command_line)
-    images = (hr for _, hr in datasets.images(chosen.data, scale=chosen.scale))
-    training.train(
-        chosen,
-        images,
-        options.out,
-        model=model,
-        validation=_validation(options, chosen.scale),
-        save_every=options.save_every,
+    names = [field.name for field in dataclasses.fields(recipe.Recipe)]
+    chosen = recipe.recipe(options.recipe, **{name: getattr(options, name, None) for name in names})
+    print(loop.run(
+        chosen, options.out, results.Context.here(options.command_line), after=options.after,
+        validate_on="" if options.no_validation else options.validate_on, save_every=options.save_every,
         progress=not options.quiet,
-    )
-    training.write_provenance(options.out, chosen, context, options.threads, after=options.after)
-    print(f"{options.out / 'weights.npz'}")
+    ))
 
 
 def _add_quantize(commands: Any) -> None:
@@ -363,13 +321,14 @@ def _add_quantize(commands: Any) -> None:
         "--qat",
         metavar="RECIPE",
         default=None,
-        help="also train quantisation-aware, by this recipe: qat-table2, qat-kept, qat-long, qat-paper, qat-authors",
+        help="also train quantisation-aware, by one of the recipes qat-*",
     )
     command.add_argument(
-        "--equalize", action="store_true", help="first give all channels of a layer one reach (chains of ReLUs alone)"
+        "--equalize", action="store_true", help="first apply cross-layer equalisation (plain conv-ReLU chains only)"
     )
     command.add_argument(
-        "--round", action="store_true", help="PTQ per channel: round weights so that each makes good for the others"
+        "--gptq", action="store_true",
+        help="PTQ per channel: round by GPTQ, weight by weight, each making good for those before"
     )
     command.add_argument("--steps", type=_positive, default=None, help="QAT steps (default: the recipe's)")
     command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
@@ -380,56 +339,17 @@ def _add_quantize(commands: Any) -> None:
 
 def _quantize(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib import networks
-    from abpn_lib.int8 import quantization
-    from abpn_lib.train import training
+    from abpn_lib import int8
 
-    finished = training.read_run(options.run_folder)
-    base = finished.recipe
-    _require(options.calibrate)
-    network = training.recipe("table2", network=options.network or base.network).network
-    model = networks.build(network, base.scale, pairs=base.pairs)
-    training.load_weights(model, options.run_folder / "weights.npz")
-    if network == "abpn-batchnorm":
-        model = networks.fold(model)
-    context = results.Context.here(options.command_line)
-    if options.float_only:
-        print(quantization.Writer(options.out, finished, context, network, options.name).fp32(model))
-        return
-    calibration = datasets.spaced_lr_images(options.calibrate, options.images, base.scale)
-    writer = quantization.Writer(options.out, finished, context, network, options.name)
-    paths = [writer.fp32(model)]
-    if options.equalize:
-        model = quantization.equalize(model, calibration)
-    ranges = quantization.calibrate(model, calibration)
-    rounded = quantization.round_weights(model, calibration) if options.round else model
-    paths += [writer.ptq(rounded, ranges, options.calibrate, options.images)]
-    if options.per_tensor:
-        paths.append(writer.ptq(model, ranges, options.calibrate, options.images, per_channel=False))
-    if options.qat:
-        recipe = training.recipe(
-            options.qat,
-            network=network,
-            scale=base.scale,
-            **{field: getattr(options, field) for field in ("steps", "data", "batch", "patch")},
-        )
-        _require(recipe.data)
-        folder = options.run_folder / (options.qat if network == base.network else f"{options.qat}-{network}")
-        images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
-        tuned, tuned_ranges = quantization.train_qat(
-            model,
-            ranges,
-            recipe,
-            images,
-            folder,
-            validation=_validation(options, recipe.scale),
-            save_every=options.save_every,
-            progress=not options.quiet,
-        )
-        training.write_provenance(folder, recipe, context, options.threads)
-        paths.append(writer.qat(tuned, tuned_ranges, training.read_run(folder)))
-    for path in paths:
-        print(path)
+    made = int8.make_models(
+        options.run_folder, options.out, results.Context.here(options.command_line), name=options.name,
+        network=options.network, calibrate=options.calibrate, images=options.images, float_only=options.float_only,
+        per_tensor=options.per_tensor, equalize=options.equalize, gptq=options.gptq, qat_recipe=options.qat,
+        qat_fields={field: getattr(options, field) for field in ("steps", "data", "batch", "patch")},
+        validate_on="" if options.no_validation else options.validate_on, save_every=options.save_every,
+        progress=not options.quiet,
+    )
+    print(*made, sep="\n")
 
 
 def _add_average(commands: Any) -> None:
@@ -446,9 +366,9 @@ def _add_average(commands: Any) -> None:
 
 def _average(options: argparse.Namespace) -> None:
     _prepare_tensorflow(1)
-    from abpn_lib.train import training
+    from abpn_lib.train import runs
 
-    training.average(options.runs, options.out, results.Context.here(options.command_line))
+    runs.average(options.runs, options.out, results.Context.here(options.command_line))
     print(options.out / "weights.npz")
 
 
@@ -467,11 +387,11 @@ def _add_curves(commands: Any) -> None:
 
 def _curves(options: argparse.Namespace) -> None:
     _prepare_tensorflow(1)
-    from abpn_lib.train import training
+    from abpn_lib.train import runs
 
     images = datasets.spaced_lr_images("embedded", 8, 3)
-    records = [record for folder in options.runs for record in training.records_of_run(folder)]
-    records += [record for folder in options.runs for record in training.dead_channels(folder, images)]
+    records = [record for folder in options.runs for record in runs.records_of_run(folder)]
+    records += [record for folder in options.runs for record in runs.dead_channels(folder, images)]
     _give(records, options)
     if not options.json:
         for record in records:
@@ -513,7 +433,7 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from abpn_lib import measure as evaluation
     from abpn_lib import metrics
-    from abpn_lib.tflite import runtime
+    from abpn_lib.tflite.upscaler import Upscaler
 
     protocol = {"authors": metrics.AUTHORS, "field": metrics.FIELD}[options.protocol]
     if options.subject and len(options.model) > 1:
@@ -527,7 +447,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             scales.add(3)
         else:
             path = _model_path(name)
-            upscaler = runtime.Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
+            upscaler = Upscaler(path, threads=options.threads, kernels=options.kernels, raw=options.raw)
             upscalers[subject], digests[subject] = upscaler.upscale, sha256(path)
             scales.add(upscaler.scale)
     if len(scales) > 1:
@@ -536,7 +456,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.data not in datasets.DATASETS or options.data == "authors":
         datasets.dataset(options.data)
         raise InputError(f"{options.data} holds no images")
-    _require(options.data)
+    datasets.require(options.data)
     (scale,) = scales
     all_scores = evaluation.evaluate_all(
         upscalers,
@@ -655,7 +575,7 @@ def _timed_files(
 def _latency_here(options: argparse.Namespace, height: int, width: int, scratch: Path) -> None:
     from abpn_lib.timing import latency
 
-    threads, rounds = options.threads or 1, options.rounds or 15
+    threads, rounds = options.threads or 1, options.gptqs or 15
     sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
     files = _timed_files(options, height, width, scratch, [model.name for model in models.catalogue()])
     candidates = {
@@ -702,7 +622,7 @@ def _latency_android(options: argparse.Namespace, height: int, width: int, scrat
     sides: tuple[int | None, int | None] = (None, None) if options.nodes else (height, width)
     contents = {name: latency.fixed_copy(path, *sides) for name, path in files.items()}
     chosen = android.settings(phone, options.threads, options.kernels)
-    runs = android.measure(phone, tool, contents, chosen, rounds=options.rounds or 50)
+    runs = android.measure(phone, tool, contents, chosen, rounds=options.gptqs or 50)
     # A record file is passed on, and the serial number is nobody else's business.
     words = ["android" if word == options.device else word for word in shlex.split(options.command_line)]
     _follow_android(options, phone, runs, {
@@ -775,13 +695,13 @@ def _throughput(options: argparse.Namespace) -> None:
     fields = ("network", "batch", "patch", "threads", "rounds", "steps")
     setting = throughput.Setting(**{field: getattr(options, field) for field in fields})
     scale = setting.recipe.scale
-    _require(options.data)
+    datasets.require(options.data)
     rates = throughput.measure([hr for _, hr in datasets.images(options.data, scale=scale)], setting)
     context = results.Context.here(options.command_line)
     records = throughput.records(rates, context, setting, options.data)
     _give(records, options)
     if not options.json:
-        print(f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.rounds} rounds")
+        print(f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.gptqs} rounds")
         print(records[0].device)
         for record in records:
             low, high = record.spread or (record.value, record.value)

@@ -36,7 +36,8 @@ from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import BuildError
 from abpn_lib.results import Context, Record
 from abpn_lib.timing.statistics import median_interval
-from abpn_lib.train import training
+from abpn_lib.train import batches, loop
+from abpn_lib.train.recipe import Recipe, recipe
 
 __all__ = ["WAYS", "Rate", "Setting",  "measure", "paired_ratio", "plain_batches", "records"]
 
@@ -60,9 +61,9 @@ class Setting:
     steps: int = 10
 
     @property
-    def recipe(self) -> training.Recipe:
+    def recipe(self) -> Recipe:
         """The paper's recipe with this network, batch and patch."""
-        return training.recipe("paper", network=self.network, batch=self.batch, patch=self.patch)
+        return recipe("paper", network=self.network, batch=self.batch, patch=self.patch)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measure(
     ------
     BuildError
         If there is no such way, a number is out of range, or a way fails in its process.
-    training.InputError
+    BuildError
         If no image is as large as a patch.
     """
     names = tuple(WAYS) if ways is None else tuple(ways)
@@ -96,7 +97,7 @@ def measure(
     side = setting.patch * setting.recipe.scale
     large = [image for image in images if min(image.shape[:2]) >= side]
     if not large:
-        raise training.InputError(f"no image is as large as an HR patch of {side} pixels a side")
+        raise BuildError(f"no image is as large as an HR patch of {side} pixels a side")
     # TensorFlow's threads do not survive a fork.
     spawning = multiprocessing.get_context("spawn")
     pipes = {name: spawning.Pipe() for name in names}
@@ -170,19 +171,19 @@ def plain_batches(
         yield np.stack(lr_patches).astype(np.float32) / 255, np.stack(hr_patches).astype(np.float32) / 255
 
 
-def _ours(images: Sequence[NDArray[np.uint8]], recipe: training.Recipe, tick: Tick) -> None:
+def _ours(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        training.train(recipe, images, Path(folder), save_every=recipe.steps, progress=False, each_step=tick)
+        loop.train(recipe, images, Path(folder), save_every=recipe.steps, progress=False, each_step=tick)
 
 
-def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: training.Recipe, tick: Tick) -> None:
+def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:
     tf.config.experimental.enable_op_determinism()
-    for lr, _ in training.batches(training.Patches(images, recipe.scale, recipe.patch), recipe, 0):
+    for lr, _ in batches.batches(batches.Patches(images, recipe.scale, recipe.patch), recipe, 0):
         tick(lr)
 
 
-def _plain(images: Sequence[NDArray[np.uint8] | Path], recipe: training.Recipe, tick: Tick) -> None:
-    model = training.build_start(recipe)
+def _plain(images: Sequence[NDArray[np.uint8] | Path], recipe: Recipe, tick: Tick) -> None:
+    model = loop.build_start(recipe)
     model.compile(keras.optimizers.Adam(recipe.rate), loss="mean_absolute_error")
     each_step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: tick(logs["loss"]))
     # Else keras would wait for the device at every step, for a callback that does not ask for it.
@@ -195,13 +196,13 @@ def _plain(images: Sequence[NDArray[np.uint8] | Path], recipe: training.Recipe, 
     )
 
 
-def _plain_alone(images: Sequence[NDArray[np.uint8] | Path], recipe: training.Recipe, tick: Tick) -> None:
+def _plain_alone(images: Sequence[NDArray[np.uint8] | Path], recipe: Recipe, tick: Tick) -> None:
     for lr, _ in plain_batches(images, recipe.batch, recipe.patch, recipe.scale):
         tick(lr)
 
 
 def _from_files(way: Callable[..., None]) -> Callable[..., None]:
-    def with_files(images: Sequence[NDArray[np.uint8]], recipe: training.Recipe, tick: Tick) -> None:
+    def with_files(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / f"{i}.png" for i in range(len(images))]
             for path, image in zip(paths, images, strict=True):

@@ -12,7 +12,8 @@ from abpn_lib import datasets, networks, results
 from abpn_lib.files import InputError, sha256, write_atomically
 from abpn_lib.int8 import ptq, qat
 from abpn_lib.int8.export import export_float, export_int8
-from abpn_lib.train import training
+from abpn_lib.train import loop, runs
+from abpn_lib.train.recipe import recipe as recipe_of
 
 __all__ = ["make_models"]
 
@@ -32,8 +33,9 @@ def make_models(
     gptq: bool = False,
     qat_recipe: str | None = None,
     qat_fields: Mapping[str, Any] | None = None,
-    threads: int = 1,
-    **options: Any,
+    validate_on: str = "embedded",
+    save_every: int = 500,
+    progress: bool = True,
 ) -> list[Path]:
     """Write the models of a finished run: ``NAME-fp32.tflite``, ``NAME.npz``, ``NAME-int8-ptq.tflite``, and others.
 
@@ -51,9 +53,11 @@ def make_models(
         No INT8 at all; or also ``NAME-int8-ptq-tensor``, with one scale for each kernel.
     equalize, gptq
         Cross-layer equalisation before all else, QAT included; GPTQ for ``NAME-int8-ptq``.
-    qat_recipe, qat_fields, threads, options
-        Also train ``NAME-int8-qat`` in a folder of the recipe's name in `run_folder`, where it goes on if it was
-        stopped: the recipe, fields of it to replace, TensorFlow's threads, and what `train_qat` takes further.
+    qat_recipe, qat_fields
+        Also train ``NAME-int8-qat`` by this recipe with these fields replaced (None keeps), in a folder of the recipe's
+        name in `run_folder`, where it goes on if it was stopped.
+    validate_on, save_every, progress
+        Of QAT, as in `loop.run`.
 
     Raises
     ------
@@ -62,16 +66,17 @@ def make_models(
     ModelError
         If the network is not of the kind that a step needs.
     """
-    run = training.read_run(run_folder)
-    scale, network = run.recipe.scale, training.recipe("table2", network=network or run.recipe.network).network
+    run = runs.read_run(run_folder)
+    scale, network = run.recipe.scale, recipe_of("table2", network=network or run.recipe.network).network
     name = name or network
     if Path(name).name != name:
         raise InputError(f"{name!r} is not the name of a file: the folder is named by --out")
-    recipe = training.recipe(qat_recipe, network=network, scale=scale, **(qat_fields or {})) if qat_recipe else None
-    for data in [] if float_only else [calibrate, *([recipe.data] if recipe else [])]:
+    recipe = recipe_of(qat_recipe, network=network, scale=scale, **(qat_fields or {})) if qat_recipe else None
+    needed = [] if float_only else [calibrate, *([recipe.data, validate_on] if recipe else [])]
+    for data in filter(None, needed):
         datasets.require(data)
     model = networks.build(network, scale, pairs=run.recipe.pairs)
-    training.load_weights(model, run_folder / "weights.npz")
+    runs.load_weights(model, run_folder / "weights.npz")
     if network == "abpn-batchnorm":
         model = networks.fold(model)
     out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,7 @@ def make_models(
         write_atomically(path.with_suffix(".json"), (json.dumps(provenance, indent=1) + "\n").encode())
         made.append(path)
 
-    training.save_weights(model, out / f"{name}.npz")
+    runs.save_weights(model, out / f"{name}.npz")
     export_float(model, out / f"{name}-fp32.tflite")
     describe("fp32", per_channel=None)
     if float_only:
@@ -104,9 +109,12 @@ def make_models(
     if recipe:
         folder = run_folder / (f"{qat_recipe}" if network == run.recipe.network else f"{qat_recipe}-{network}")
         hr_images = (hr for _, hr in datasets.images(recipe.data, scale=scale))
-        tuned, ranges = qat.train_qat(model, ranges, recipe, hr_images, folder, **options)
-        training.write_provenance(folder, recipe, context, threads)
+        validation = loop.validation_pairs(validate_on, scale) if validate_on else None
+        tuned, ranges = qat.train_qat(
+            model, ranges, recipe, hr_images, folder, validation=validation, save_every=save_every, progress=progress
+        )
+        runs.write_provenance(folder, recipe, context, loop.threads())
         export_int8(tuned, ranges, out / f"{name}-int8-qat.tflite")
-        trained = training.read_run(folder).provenance
+        trained = runs.read_run(folder).provenance
         describe("int8-qat", **trained, ranges=ranges, started_from=run.provenance["recipe"], per_channel=True)
     return made

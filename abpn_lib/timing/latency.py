@@ -544,7 +544,7 @@ def _export_network(
     model: Any, path: Path, height: int, width: int, kind: Kind, *, weights_of: str | None = None
 ) -> None:
     from abpn_lib import networks
-    from abpn_lib.train import training
+    from abpn_lib.train import runs
 
     try:
         from abpn_lib.int8 import quantization
@@ -553,7 +553,7 @@ def _export_network(
     networks.start_as_identity(model, 0.1)
     if weights_of:
         with contextlib.suppress(ModelError):  # none are shipped for the readings of Table 3
-            training.load_weights(model, weights(weights_of))
+            runs.load_weights(model, weights(weights_of))
     form = quantization.Export(height, width)
     if kind == "fp32":
         quantization.export_float(model, path, form)
