@@ -158,7 +158,7 @@ def records_of(
 
     def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
         return context.record(
-            quantity, subject, value, unit, conditions, count=mean.images,
+            quantity, subject, value, unit, **conditions, count=mean.images,
             spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
         )
 
@@ -193,7 +193,7 @@ def records_of_images(
         for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
             if value is not None:
                 records.append(
-                    context.record(quantity, subject, value, unit, conditions, model_sha256=model_sha256)
+                    context.record(quantity, subject, value, unit, **conditions, model_sha256=model_sha256)
                 )
     return records
 
@@ -210,7 +210,7 @@ def records_of_models(catalogue: Iterable[models.Model], context: Context) -> li
         size = model.path.stat().st_size
         records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
         records.append(context.record(
-            "training-steps", model.name, model.provenance["steps"], "", recipe, model_sha256=model.sha256,
+            "training-steps", model.name, model.provenance["steps"], "", **recipe, model_sha256=model.sha256,
         ))
     return records
 
@@ -368,60 +368,3 @@ def _score_in_threads(
                 yield next_one()
         while waiting:
             yield next_one()
-
-
-# Interim, until the branch that owns this module is merged.
-
-
-def psnr(networks, forms, dataset, *, context, kernels="xnnpack", threads=1):  # type: ignore[no-untyped-def]
-    """The mean PSNR of shipped files on a data set."""
-    from abpn_lib import datasets, models
-    from abpn_lib.files import sha256
-    from abpn_lib.tflite.runtime import Upscaler
-
-    names = [f"{network}-{form}" for network in networks for form in forms]
-    paths = {name: models.find(name) for name in names}
-    upscalers = {name: Upscaler(path, kernels=kernels, threads=threads).upscale for name, path in paths.items()}
-    scores = evaluate_all(upscalers, datasets.images(dataset), with_ssim=False)
-    return [record for name in names
-            for record in records_of(scores[name], context, name, dataset, model_sha256=sha256(paths[name]))]
-
-
-def parameters(names, *, context):  # type: ignore[no-untyped-def]
-    """The trainable parameters of networks at x3."""
-    from abpn_lib import networks
-
-    return [context.record("parameters", name, networks.parameter_count(networks.build(name)), "") for name in names]
-
-
-def latency(networks, form, *, size, context, depths=(), ratios=(), rounds=9, threads=1, kernels="xnnpack"):  # type: ignore[no-untyped-def]
-    """Networks exported for one size, and ABPNs of other depths, timed in turn; and ratios of the networks' times."""
-    import importlib.util
-    import tempfile
-    from pathlib import Path
-
-    from abpn_lib import models
-    from abpn_lib.timing import latency
-
-    width, height = map(int, size.split("x"))
-    setting = latency.conditions(height, width, threads=threads, kernels=kernels)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if importlib.util.find_spec("tensorflow_model_optimization"):
-            built = latency.networks_for_latency(folder, list(networks), height=height, width=width)
-            paths = {f"{network}-{form}": path for network, path in built.items()}
-            paths |= {f"abpn-int8-pairs{n}": path for n, path in
-                      latency.build_depths(folder, depths, height=height, width=width).items()}
-        else:
-            paths = {f"{network}-{form}": models.find(f"{network}-{form}") for network in networks}
-        calls = {name: latency.invoker(path, height, width, threads=threads, kernels=kernels)
-                 for name, path in paths.items()}
-        timings = latency.measure(calls, rounds=rounds)
-        records = latency.timing_records(timings, context, conditions=setting, models=paths)
-    for a, b in ratios:
-        value, low, high = latency.paired_ratio(timings[f"{a}-{form}"], timings[f"{b}-{form}"])
-        records.append(context.record(
-            "latency-ratio", f"{a}-{form}/{b}-{form}", value, "", **setting, count=rounds, spread=(low, high),
-            spread_is="95 % interval of the paired ratio",
-        ))
-    return records

@@ -48,8 +48,12 @@ class Page:
         return [*self.measured, *results.recorded()]
 
     def frame(self, quantity: str, **where: Any) -> pd.DataFrame:
-        """The tidy frame of one quantity (`results.frame`) over them: measured where this run did, else recorded."""
-        return results.frame(quantity, self.records, **where)
+        """The tidy frame of one quantity (`results.frame`) over them: measured where this run did, else recorded.
+
+        Beside its columns it has `name`, that of the model, such as "abpn-seed1-int8-ptq".
+        """
+        found = results.frame(quantity, self.records, **where)
+        return found.assign(name=[record.subject for record in found.record])
 
     def pivot(self, quantity: str, rows: str | list[str], columns: str, **where: Any) -> pd.DataFrame:
         """That frame spread out: its values by one or more columns (down) and by another (across).
