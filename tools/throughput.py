@@ -139,14 +139,14 @@ def paired_ratio(a: Rate, b: Rate) -> tuple[float, float, float]:
 
 def records(rates: Mapping[str, Rate], context: Context, setting: Setting, dataset: str) -> list[Record]:
     """Each way's "throughput" in 1/s, and as "throughput-ratio" how the library's loop compares with the others."""
-    conditions = {
+    conditions: dict[str, str | int] = {
         "batch": setting.batch, "patch": setting.patch, "threads": setting.threads,
         "architecture": setting.network, "dataset": dataset,
     }
 
     def record(quantity: str, subject: str, value: tuple[float, float, float], unit: str) -> Record:
         return context.record(
-            quantity, subject, value[0], unit, **conditions, count=setting.rounds,
+            quantity, subject, value[0], unit, conditions, count=setting.rounds,
             spread=(value[1], value[2]), spread_is="95 % interval of the median over rounds",
         )
 
@@ -187,7 +187,7 @@ def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick)
 
 def _plain(images: Sequence[NDArray[np.uint8] | Path], recipe: Recipe, tick: Tick) -> None:
     model = loop.build_start(recipe)
-    model.compile(keras.optimizers.Adam(recipe.rate), loss="mean_absolute_error")
+    model.compile(keras.optimizers.Adam(recipe.lr), loss="mean_absolute_error")
     each_step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: tick(logs["loss"]))
     # Else keras would wait for the device at every step, for a callback that does not ask for it.
     each_step._supports_tf_logs = True

@@ -1,8 +1,4 @@
-"""A phone's shell through `adb`: commands, files and a folder of our own on it.
-
-An `Adb` takes the words after "adb" and the seconds to wait. `run` starts the real one; whoever has another way to a
-phone gives that.
-"""
+"""A phone's shell through `adb`: commands, files and a folder of our own on it."""
 
 from __future__ import annotations
 
@@ -21,19 +17,14 @@ __all__ = ["Adb", "Shell", "devices", "run"]
 
 Done = subprocess.CompletedProcess[str]
 Adb = Callable[[Sequence[str], float], Done]
+"""Takes the words after "adb" and the seconds to wait; `run` starts the real one."""
 
 _SECONDS, _PUSH_SECONDS = 60.0, 300.0
 _END = "abpn-exit="
 
 
 def run(words: Sequence[str], seconds: float = _SECONDS) -> Done:
-    """Run the installed adb.
-
-    Raises
-    ------
-    DeviceError
-        If adb is not installed, or gives no answer in that time.
-    """
+    """Run the installed adb; DeviceError if there is none, or it gives no answer in that time."""
     program = shutil.which("adb")
     if program is None:
         raise DeviceError("adb is not installed: install Debian's package adb, or Android's platform-tools")
@@ -56,13 +47,7 @@ _REMEDIES = {
 
 
 def devices(adb: Adb = run) -> dict[str, tuple[str, str]]:
-    """Every serial number with its state and what to do about it.
-
-    Raises
-    ------
-    DeviceError
-        If adb cannot list phones.
-    """
+    """Every serial number with its state and what to do about it."""
     done = adb(["devices", "-l"], _SECONDS)
     if done.returncode:
         raise DeviceError(f"adb cannot list phones ({_reason(done)}): try `adb kill-server`")
@@ -82,11 +67,9 @@ class Shell:
     adb: Adb = field(default=run, repr=False, compare=False)
 
     def run(self, command: str, doing: str, *, seconds: float = _SECONDS) -> tuple[int, str]:
-        """Run a command; return its exit status and its output. `doing` says what it is for, should it fail.
-
-        The status is printed behind the output: adb passes none on from phones before Android 7, and where a phone
-        leaves in the middle of a command, adb ends with status 0 and says nothing. Then the mark is missing.
-        """
+        """Run a command; return its exit status and its output. `doing` says what it is for, should it fail."""
+        # The status is printed behind the output: adb passes none on from phones before Android 7, and where a phone
+        # leaves in the middle of a command, adb ends with status 0 and says nothing. Then the mark is missing.
         done = self.adb(["-s", self.serial, "shell", f"{command}; echo {_END}$?"], seconds)
         output, mark, status = done.stdout.rpartition(_END)
         if not mark or not status.strip().isdigit():
@@ -101,11 +84,10 @@ class Shell:
     def push(self, source: Path, target: str, name: str) -> None:
         """Copy a file to the phone; `name` is what it is called if that fails."""
         done = self.adb(["-s", self.serial, "push", str(source), target], _PUSH_SECONDS)
-        doing = f"{name} was pushed to it"
+        doing, reason = f"{name} was pushed to it", _reason(done)
+        if done.returncode and "no space left" in reason.lower():
+            raise self._full(name)
         if done.returncode:
-            reason = _reason(done)
-            if "no space left" in reason.lower():
-                raise self._full(name)
             there = self.adb(["-s", self.serial, "get-state"], _SECONDS).stdout.strip() == "device"
             # It may be there again already.
             if not there or re.search(r"feature set|from device|offline|' not found|no devices", reason):

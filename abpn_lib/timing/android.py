@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from typing import Literal
 from abpn_lib import datasets
 from abpn_lib.files import DeviceError, InputError, sha256
 from abpn_lib.results import Column, Context, Record
+from abpn_lib.tflite.interpreter import Kernels as CpuKernels
 from abpn_lib.timing import latency
 from abpn_lib.timing.adb import Adb, Shell, devices, run
 
@@ -41,7 +42,7 @@ ADDRESS = (
 MODELS = ("fsrcnn-fp32", "fsrcnn-int8-ptq", "abpn-fp32", "abpn-int8-ptq")
 """The shipped models that are timed when none is named: Table 3's two networks."""
 
-Kernels = Literal["xnnpack", "builtin", "gpu", "nnapi"]
+Kernels = CpuKernels | Literal["gpu", "nnapi"]
 Kind = Literal["android", "android-emulator", "fake"]
 
 _DELEGATES: dict[str, tuple[str, str]] = {
@@ -52,7 +53,6 @@ _DELEGATES: dict[str, tuple[str, str]] = {
     # Without the second flag NNAPI may run all of it with its own reference code on the CPU.
     "nnapi": ("NNAPI", "--use_nnapi=true --disable_nnapi_cpu=true"),
 }
-_THREADS = (1, 2, 4, 8)
 _RUN_SECONDS = 900.0
 
 
@@ -74,10 +74,8 @@ class Phone:
         """The `device` of its records. The serial number is left out, since it identifies the owner's device."""
         marks = {"android": "phone", "android-emulator": "NOT A PHONE, an emulator", "fake": "NOT A PHONE, a fake"}
         cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
-        return (
-            f"{marks[self.kind]}: {self.model}, SoC {self.soc}, Android {self.android}, {self.abi}, {cores}, "
-            f"CPU governor {self.governor}"
-        )
+        return (f"{marks[self.kind]}: {self.model}, SoC {self.soc}, Android {self.android}, {self.abi}, {cores}, "
+                f"CPU governor {self.governor}")
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Report:
-    """What `benchmark_model` reports of one run.
+    """What `benchmark_model` reports of one run: the number of runs, and times in ms.
 
-    `value_ms` is the median, or in older builds, which report none, the mean; `low_ms` to `high_ms` are the 5th and
-    95th percentile, or the least and greatest run: `spread_is` says which. `taken` names the delegates that took
-    part of the graph, with "wholly", "partly", or "" where an older build does not say.
+    `value_ms` is the median, or in older builds, which report none, the mean; `spread_is` says what `low_ms` to
+    `high_ms` is. `taken` names the delegates that took part of the graph, with "wholly", "partly", or "" where an
+    older build does not say.
     """
 
     count: int
@@ -124,10 +122,9 @@ class Run:
         """The run in one line for a terminal."""
         if self.record is None:
             return f"{self.subject} does not run on {self.setting.name}: {self.refusal}"
-        low, high = self.record.spread or (self.record.value, self.record.value)
-        details = [str(self.record.columns[key]) for key in ("delegated", "after") if key in self.record.columns]
-        return (f"{self.subject:24} {self.setting.name:7} {self.record.value:9.2f} ms  [{low:.2f}, {high:.2f}]  "
-                f"{'  '.join(details)}")
+        value, (low, high) = self.record.value, self.record.spread or (self.record.value, self.record.value)
+        where = "  ".join(str(self.record.columns[key]) for key in ("delegated", "after") if self.record.get(key))
+        return f"{self.subject:24} {self.setting.name:7} {value:9.2f} ms  [{low:.2f}, {high:.2f}]  {where}"
 
 
 # The phone
@@ -161,21 +158,20 @@ def _described(shell: Shell) -> Phone:
     properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\s*$", shell.ask("getprop"), re.MULTILINE))
 
     def known(*names: str) -> str:
-        return next((properties[name].strip() for name in names if properties.get(name, "").strip()), "unknown")
+        found = (properties.get(f"ro.{name}", "").strip() for name in names)
+        return next(filter(None, found), "unknown")
 
-    maker, model, release = (
-        known(f"ro.{name}") for name in ("product.manufacturer", "product.model", "build.version.release")
-    )
+    maker, model, release = known("product.manufacturer"), known("product.model"), known("build.version.release")
     if "unknown" in (model, release):
         # A time that names no device is worth nothing.
-        raise DeviceError(
-            f"{shell.serial} does not say what it is (ro.product.model, ro.build.version.release): "
-            "name an Android phone"
-        )
+        raise DeviceError(f"{shell.serial} does not say what it is (ro.product.model, ro.build.version.release): "
+                          "name an Android phone")
     named = model if maker == "unknown" or model.lower().startswith(maker.lower()) else f"{maker} {model}"
+    # A list of CPUs such as "0-3,6".
+    spans = re.findall(r"(\d+)(?:-(\d+))?", shell.ask("cat /sys/devices/system/cpu/present"))
     return Phone(
-        shell, named, known("ro.soc.model", "ro.board.platform", "ro.hardware"), release,
-        known("ro.product.cpu.abi"), _cores(shell.ask("cat /sys/devices/system/cpu/present")),
+        shell, named, known("soc.model", "board.platform", "hardware"), release, known("product.cpu.abi"),
+        max(sum(int(last or first) - int(first) + 1 for first, last in spans), 1),
         shell.ask("cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown", _kind(properties),
     )
 
@@ -192,23 +188,14 @@ def not_a_phone(record: Record) -> bool:
     return record.get("device-kind") in ("android-emulator", "fake") or "NOT A PHONE" in record.context.device
 
 
-def _cores(present: str) -> int:
-    """How many CPUs a list such as "0-3,6" names; 1 where it cannot be read."""
-    spans = re.findall(r"(\d+)(?:-(\d+))?", present)
-    return max(sum(int(last or first) - int(first) + 1 for first, last in spans), 1)
-
-
 def _temperature(shell: Shell) -> str:
     """The battery's temperature, else that of the first thermal zone; '' where the phone gives neither."""
     battery = re.search(r"^\s*temperature: (-?\d+)\s*$", shell.ask("dumpsys battery"), re.MULTILINE)
     if battery:
         return f"battery {int(battery[1]) / 10:.1f} °C"
     zone = re.fullmatch(r"-?\d+", shell.ask("cat /sys/class/thermal/thermal_zone0/temp"))
-    if not zone:
-        return ""
     # Thousandths of a degree, as the kernel documents it; some makers give degrees.
-    degrees = int(zone[0]) / (1000 if abs(int(zone[0])) > 200 else 1)
-    return f"thermal zone {degrees:.1f} °C"
+    return f"thermal zone {int(zone[0]) / (1000 if abs(int(zone[0])) > 200 else 1):.1f} °C" if zone else ""
 
 
 # The tool
@@ -217,67 +204,55 @@ def _temperature(shell: Shell) -> str:
 def benchmark_model(
     path: Path | None = None, digest: str | None = None, *, root: Path | None = None, address: str = ADDRESS
 ) -> Path:
-    """The tool that runs on the phone: a file, checked if a hash is given; or by its hash, downloaded once.
+    """The tool that runs on the phone: a file, checked if its sha256 `digest` is given.
 
-    `digest` is its sha256. Without a `path`, the file at `address` is fetched into the data folder `root`
-    (`datasets.data_root`) and kept only if it has this hash.
+    Without a `path`, the file at `address` is fetched once into the data folder `root` (`datasets.data_root`), and
+    kept only if it has that hash.
 
     Raises
     ------
     InputError
         If neither is given, the file is missing, or it has another hash.
     DataError
-        If it cannot be downloaded, or the download has another hash (both are named).
+        If it cannot be downloaded, or the download has another hash.
     """
-    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+    digest = digest and digest.lower()
+    if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise InputError(f"--benchmark-sha256 {digest!r} is not a sha256: 64 hexadecimal digits are needed")
-    if path is None and digest is None:
-        raise InputError(
-            "benchmark_model is needed: name the file with --benchmark-model PATH, or give --benchmark-sha256 HASH, "
-            f"and {address} is downloaded and used if it has that hash"
-        )
     if path is None:
-        assert digest is not None
-        digest = digest.lower()
+        if not digest:
+            raise InputError("benchmark_model is needed: name the file with --benchmark-model PATH, or give "
+                             f"--benchmark-sha256 HASH, and {address} is downloaded and used if it has that hash")
         entry = datasets.Entry(f"tools/{digest[:16]}/benchmark_model", digest, address)
         tool = datasets.Dataset("benchmark_model", "TensorFlow's benchmark_model", "Apache License 2.0", (entry,))
         (path,) = datasets.fetch(tool, root, progress=False)
     if not path.is_file():
         raise InputError(f"--benchmark-model {path} is not a file")
-    found = sha256(path)
-    if digest is not None and found != digest.lower():
-        raise InputError(f"--benchmark-model {path} has sha256 {found}, not {digest.lower()}: it was not used")
+    if digest and (found := sha256(path)) != digest:
+        raise InputError(f"--benchmark-model {path} has sha256 {found}, not {digest}: it was not used")
     return path
 
 
-def settings(
-    phone: Phone, threads: int | None = None, kernels: Literal["xnnpack", "builtin"] = "xnnpack"
-) -> list[Setting]:
+def settings(phone: Phone, threads: int | None = None, kernels: CpuKernels = "xnnpack") -> list[Setting]:
     """The CPU with 1, 2, 4 and 8 threads (as many as there are cores; or with `threads` alone), the GPU, NNAPI."""
-    counts = [threads] if threads else [count for count in _THREADS if count <= phone.cores]
-    delegates: tuple[Kernels, ...] = ("gpu", "nnapi")
-    return [*(Setting(kernels, count) for count in counts), *(Setting(delegate, 1) for delegate in delegates)]
+    counts = [threads] if threads else [count for count in (1, 2, 4, 8) if count <= phone.cores]
+    return [*(Setting(kernels, count) for count in counts), Setting("gpu", 1), Setting("nnapi", 1)]
 
 
 def follow(
     phone: Phone, tool: Path, files: Mapping[str, Path], chosen: Sequence[Setting], context: Context, *,
     size: str, channels: int | None = None, rounds: int = 50,
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """Run every model under every setting, setting by setting, and yield each run as it ends.
 
     Parameters
     ----------
-    tool
-        `benchmark_model` for the phone.
-    files
-        Each subject's .tflite.
+    tool, files
+        `benchmark_model` for the phone, and each subject's .tflite.
     context
-        Command, commit and date of the records; device and versions are the phone's. The serial number is taken out
-        of the command.
-    size
-        The input's width x height, which models of any size are given.
-    channels
-        Of meta-nodes, which have one size each; None for models.
+        Command and date of the records; device and versions are the phone's, and its serial number is taken out.
+    size, channels
+        The input's width x height, which models of any size are given; channels are for meta-nodes alone.
     rounds
         The least number of timed runs; the tool repeats for a second at least, and stops after 150 seconds.
 
@@ -287,34 +262,31 @@ def follow(
         If the phone goes away or has no space left, the tool cannot run on it, or no model could. Runs that were
         yielded hold.
     """
-    shell = phone.shell
+    shell, ran = phone.shell, False
     versions = {"android": phone.android, "benchmark_model": f"sha256 {sha256(tool)}"}
     there = replace(
         context, device=phone.name, command=context.command.replace(f"android:{shell.serial}", "android"),
         versions={key: text for key, text in context.versions.items() if key == "abpn-lib"} | versions,
     )
-    digests = {subject: sha256(path) for subject, path in files.items()}
-    any_run = False
     with shell.folder() as folder:
         _push(shell, folder, tool, files, size if channels is None else None)
         before = _temperature(shell)
         for setting in chosen:
-            for number, subject in enumerate(files):
+            for number, (subject, path) in enumerate(files.items()):
                 report, refusal = _run(phone, folder, number, subject, setting, rounds)
-                after = _temperature(shell)
-                record = None
+                after, record = _temperature(shell), None
                 if report is not None:
-                    columns = {**_columns(report, setting, phone, size), "before": before, "after": after}
-                    columns |= {"channels": channels or ""}
+                    where = {"before": before, "after": after, "channels": channels or ""}
+                    where |= _columns(report, setting, phone, size)
                     record = there.record(
                         "latency", subject, report.value_ms, "ms", count=report.count,
                         spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
-                        model_sha256=digests[subject], **{key: value for key, value in columns.items() if value},
+                        model_sha256=sha256(path), **{key: value for key, value in where.items() if value},
                     )
-                    any_run = True
+                    ran = True
                 yield Run(subject, setting, record, refusal)
                 before = after
-    if not any_run:
+    if not ran:
         raise DeviceError(f"{shell.serial}: no model ran on it; the lines above say why")
 
 
@@ -333,37 +305,29 @@ def _run(
     phone: Phone, folder: str, number: int, subject: str, setting: Setting, rounds: int
 ) -> tuple[Report | None, str]:
     """The report of one run, or why there is none."""
-    words = (
-        f"{folder}/benchmark_model --graph={folder}/{number}.tflite --num_threads={setting.threads} "
-        f"--num_runs={rounds} {_DELEGATES[setting.kernels][1]} 2>&1"
-    )
-    status, output = phone.shell.run(words, f"{subject} ran on its {setting.name}", seconds=_RUN_SECONDS)
+    delegate, flags = _DELEGATES[setting.kernels]
+    command = (f"{folder}/benchmark_model --graph={folder}/{number}.tflite --num_threads={setting.threads} "
+               f"--num_runs={rounds} {flags} 2>&1")
+    status, output = phone.shell.run(command, f"{subject} ran on its {setting.name}", seconds=_RUN_SECONDS)
     if "STARTING!" not in output:
         # It says so first of all: without it, the program never ran.
-        lines = output.strip().splitlines() or [f"it ended with status {status}"]
-        raise DeviceError(
-            f"this benchmark_model cannot run on {phone.shell.serial}, which is {phone.abi} ({lines[-1].strip()}): "
-            "name one that was built for it"
-        )
+        reason = (output.strip().splitlines() or [f"it ended with status {status}"])[-1].strip()
+        raise DeviceError(f"this benchmark_model cannot run on {phone.shell.serial}, which is {phone.abi} ({reason}): "
+                          "name one that was built for it")
     report = read_report(output) if status == 0 else None
-    if report is None:
+    if report is None or (setting.kernels in ("gpu", "nnapi") and delegate not in report.taken):
         return None, _why(status, output)
-    if setting.kernels in ("gpu", "nnapi") and _DELEGATES[setting.kernels][0] not in report.taken:
-        return None, _why(status, output)
-    if setting.kernels == "nnapi" and re.search(r"accelerators available: \[nnapi-reference\]", output):
+    if setting.kernels == "nnapi" and "accelerators available: [nnapi-reference]" in output:
         return None, "NNAPI has no accelerator here, only its reference code for the CPU"
     return report, ""
 
 
 def _columns(report: Report, setting: Setting, phone: Phone, size: str) -> dict[str, Column]:
-    """The columns of a run's record; a model of which XNNPACK took nothing ran on the built-in kernels."""
     delegate, kernels = _DELEGATES[setting.kernels][0], setting.kernels
     if kernels == "xnnpack" and delegate not in report.taken:
-        kernels = "builtin"
-    return {
-        **latency.columns(size, threads=setting.threads, kernels=kernels), "device-kind": phone.kind,
-        "delegated": report.taken.get(delegate, ""),
-    }
+        kernels = "builtin"  # XNNPACK took nothing
+    return {**latency.columns(size, setting.threads, kernels), "device-kind": phone.kind,
+            "delegated": report.taken.get(delegate, "")}
 
 
 _NOT_WHY = ("Benchmarking failed", "Restored original execution plan")
@@ -383,8 +347,7 @@ def _why(status: int, output: str) -> str:
 _PREFIX = re.compile(r"^(?:[A-Z]/?\s*tflite\s*:\s*)?(?:(?:VERBOSE|INFO|WARN|WARNING|ERROR|FATAL):\s*)?")
 _NUMBER = r"([\d.]+(?:e[+-]?\d+)?)"
 _APPLIED = re.compile(
-    r"(?:Explicitly a|A)pplied (\w+) delegate(?:, and the model graph will be (\w+) executed|\.?\s*$)",
-    re.MULTILINE,
+    r"(?:Explicitly a|A)pplied (\w+) delegate(?:, and the model graph will be (\w+) executed|\.?\s*$)", re.MULTILINE
 )
 _WHOLLY = {"completely": "wholly", "fully": "wholly", "partially": "partly"}
 

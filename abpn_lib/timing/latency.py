@@ -11,29 +11,39 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abpn_lib.files import DeviceError, InputError, ModelError, sha256, write_atomically
+from abpn_lib.files import DeviceError, InputError, ModelError, sha256
 from abpn_lib.results import Column, Context, Record, columns_of
-from abpn_lib.tflite import graphs
+from abpn_lib.tflite import graph
+from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 from abpn_lib.timing import nodes
 from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
 
 __all__ = [
-    "Kernels", "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "split_up", "time_models", "time_nodes",
-    "time_operators",
+    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes", "time_operators",
 ]
 
-Kernels = Literal["xnnpack", "builtin"]
+_GREATEST_SIDE = 16384
 
 
-def columns(size: str, *, threads: int = 1, kernels: str = "xnnpack") -> dict[str, Column]:
+def sides(size: str) -> tuple[int, int]:
+    """Width and height of a size such as "640x360"; InputError if it is none."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower(), re.ASCII)
+    if not found or max(map(int, found.groups())) > _GREATEST_SIDE:
+        raise InputError(f"the size {size[:40]!r} is not WIDTHxHEIGHT, such as 640x360")
+    return int(found[1]), int(found[2])
+
+
+def columns(size: str, threads: int = 1, kernels: str = "xnnpack") -> dict[str, Column]:
     """The columns of every latency record: size (the input's width x height, "640x360"), threads, kernels."""
     return {"size": size, "threads": threads, "kernels": kernels}
 
@@ -41,10 +51,7 @@ def columns(size: str, *, threads: int = 1, kernels: str = "xnnpack") -> dict[st
 def names(given: Sequence[str]) -> list[str]:
     """A name for each of several models or paths: its stem, with the folder before it where two stems are one.
 
-    Raises
-    ------
-    InputError
-        If two would still have one name.
+    Raises InputError if two would still have one name.
     """
     stems = [Path(text).stem for text in given]
     found: dict[str, str] = {}
@@ -59,62 +66,54 @@ def names(given: Sequence[str]) -> list[str]:
 class Runner:
     """A .tflite ready to be timed: allocated, its inputs filled with random values, run once.
 
-    `size` "640x360" is the LR width x height; a model of one size may go without. `kernels` "builtin" keeps TFLite's
-    own kernels, "xnnpack" lets XNNPACK take the operators it can (`operators` tells which).
+    `size` "640x360" is the LR width x height; a model of one size may go without.
 
     Raises
     ------
     InputError
-        If an option is out of range.
-    DeviceError
+        If an option is out of range, or the size of a model of any size is missing.
+    ModelError
         If the model cannot be read or run, or does not take that size.
     """
 
     def __init__(
         self, model: Path, size: str | None = None, *, threads: int = 1, kernels: Kernels = "xnnpack", batch: int = 1
     ) -> None:
-        self._interpreter = _interpreter(model, size, threads, kernels, batch)
-        self._inputs = [tensor["index"] for tensor in self._interpreter.get_input_details()]
-        self._outputs = [tensor["index"] for tensor in self._interpreter.get_output_details()]
-        self._images = [self._interpreter.get_tensor(index) for index in self._inputs]
+        if batch < 1:
+            raise InputError(f"a batch of {batch} images: at least 1 is needed")
+        rng = np.random.default_rng(0)
+        with _naming(model):
+            self._network = network = interpreter(model, threads, kernels)
+            _fit(network, size, batch)
+            network.allocate_tensors()
+            self._images = {
+                tensor["index"]: _noise(rng, tuple(tensor["shape"]), tensor["dtype"])
+                for tensor in network.get_input_details()
+            }
+            self._outputs = [tensor["index"] for tensor in network.get_output_details()]
+            # Whatever cannot run shall show here, not in the midst of a measurement.
+            self.run(copy=True)
 
-    def run(self) -> None:
-        """Run the network once."""
-        self._interpreter.invoke()
-
-    def copy(self) -> None:
-        """Copy the images in and the results out, and run nothing."""
-        self._copy_in()
-        self._copy_out()
-
-    def copy_and_run(self) -> None:
-        """Copy the images in, run the network, copy the results out."""
-        self._copy_in()
-        self._interpreter.invoke()
-        self._copy_out()
-
-    def _copy_in(self) -> None:
-        for index, image in zip(self._inputs, self._images, strict=True):
-            self._interpreter.set_tensor(index, image)
-
-    def _copy_out(self) -> None:
-        for index in self._outputs:
-            self._interpreter.get_tensor(index)
+    def run(self, *, copy: bool = False, invoke: bool = True) -> None:
+        """Run the network once; with `copy` copy the images in before and the results out afterwards."""
+        if copy:
+            for index, image in self._images.items():
+                self._network.set_tensor(index, image)
+        if invoke:
+            self._network.invoke()
+        if copy:
+            for index in self._outputs:
+                self._network.get_tensor(index)
 
     @property
-    def operators(self) -> list[tuple[str, Kernels]]:
-        """Every operator with the kernels that run it, in the file's order."""
-        return _placed(self._interpreter._get_ops_details())
-
-    @property
-    def takes_any_size(self) -> bool:
-        """Whether the file leaves the size of its images open."""
-        return any(-1 in tensor["shape_signature"] for tensor in self._interpreter.get_input_details())
+    def placed(self) -> list[tuple[str, Kernels]]:
+        """Every operator with the kernels that run it, in the file's order: XNNPACK takes only those that it can."""
+        return _placed(self._network._get_ops_details())
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What was timed in the same rounds: by name the timings (ms), the records, and each operator's kernels."""
+    """What was timed in the same rounds: timings and records by name, and each operator's kernels."""
 
     context: Context
     timings: Mapping[str, Timing]
@@ -125,32 +124,26 @@ class Timed:
         """How many times as long one took as the other, by rounds taken side by side, with the 95 % interval."""
         value, low, high = paired_ratio(self.timings[of], self.timings[over], clock=clock)
         record = self.records[of]
-        naming = columns_of(record.subject)
-        where: dict[str, Any] = {key: text for key, text in record.columns.items() if key not in naming}
+        where: dict[str, Any] = {key: record.columns[key] for key in record.columns.keys() - columns_of(of).keys()}
         return self.context.record(
             "latency-ratio" if clock == "wall" else "cpu-time-ratio", f"{of}/{over}", value, "", count=record.count,
             spread=(low, high), spread_is="95 % interval of the paired ratio", **where,
         )
 
-    def ratios(self, clock: Clock = "wall") -> dict[str, Record]:
-        """Each candidate's ratio to the first one."""
-        first, *others = self.timings
-        return {name: self.ratio(name, first, clock) for name in others}
-
     @property
     def lines(self) -> list[str]:
-        """The times, and the ratios to the first candidate, for a terminal."""
+        """The times, and each candidate's ratio to the first, for a terminal."""
+        first, *others = self.timings
         rows = [
             f"{name:24} {t.median_ms:9.2f} ms  [{t.low_ms:.2f}, {t.high_ms:.2f}]  CPU {t.cpu_ms:.2f} ms"
             for name, t in self.timings.items()
         ]
-        first, *_ = self.timings
-        cpu = self.ratios("cpu")
-        for name, record in self.ratios().items():
-            low, high = record.spread or (record.value, record.value)
+        for name in others:
+            ratio, low, high = paired_ratio(self.timings[name], self.timings[first])
+            cpu, *_ = paired_ratio(self.timings[name], self.timings[first], clock="cpu")
             noise = ": inside the noise" if low <= 1 <= high else ""
-            rows.append(f"{name} takes {record.value:.2f} [{low:.2f}, {high:.2f}] times as long as {first} "
-                        f"(CPU {cpu[name].value:.2f}){noise}")
+            interval = f"[{low:.2f}, {high:.2f}]"
+            rows.append(f"{name} takes {ratio:.2f} {interval} times as long as {first} (CPU {cpu:.2f}){noise}")
         return rows
 
 
@@ -158,28 +151,38 @@ def time_models(
     files: Mapping[str, Path], context: Context, *, size: str = "640x360", threads: int = 1,
     kernels: Kernels = "xnnpack", batch: int = 1, rounds: int = 15, warmup: int = 2,
 ) -> Timed:
-    """Time models in interleaved rounds; their names become the subjects of the records, which carry their hashes.
+    """Time models that take images of that size (width x height), or of any; the records carry their hashes.
 
-    Parameters
-    ----------
-    files
-        Each subject's .tflite ("abpn-int8-ptq"), which takes images of that size, or of any.
-    size
-        The input's width x height.
-    rounds, warmup
-        How often each is timed, and run before that.
-
-    Raises
-    ------
-    InputError, DeviceError
-        As `Runner`.
+    `files` has each subject's .tflite ("abpn-int8-ptq"). Each model is run `warmup` times before the `rounds` that
+    count. Raises as `Runner`.
     """
+    where = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
     runners = {
         name: Runner(path, size, threads=threads, kernels=kernels, batch=batch) for name, path in files.items()
     }
-    timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
-    where = columns(size, threads=threads, kernels=kernels) | ({"batch": batch} if batch > 1 else {})
-    return _timed(context, timings, dict.fromkeys(timings, where), files, runners)
+    return _time(context, runners, where, files, rounds, warmup)
+
+
+def time_operators(
+    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
+    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
+) -> Timed:
+    """Time a network, each of its operators alone, and the peak convolutions, all in the same rounds.
+
+    The subjects are `subject` (the network), "abpn-int8-ptq#0 CONV_2D" and so on, "peak-int8" and "peak-fp32"
+    (`nodes.build_peak`). The operators sum up to the network, but for what each gains from finding its input cached.
+    Raises as `Runner`.
+    """
+    content, files = fixed_copy(model, size), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for position, name in enumerate(graph.operator_names(content)):
+            files[f"{subject}#{position} {name}"] = path = Path(scratch) / f"{position}.tflite"
+            path.write_bytes(graph.operator_alone(content, position))
+        peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
+        files |= {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
+        runners = {subject: Runner(model, size, threads=threads, kernels=kernels)}
+        runners |= {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
+        return _time(context, runners, columns(size, threads, kernels), {subject: model, **files}, rounds, warmup)
 
 
 def time_nodes(
@@ -206,71 +209,46 @@ def time_nodes(
 
     Raises
     ------
-    InputError
-        If a size is out of range.
     DeviceError
         If a node is too small for its time to be told from the copying.
     """
     width, height = sides(size)
-    small = f"{width // 3}x{height // 3}"
-    models = dict(beside or {})
+    small, models = f"{width // 3}x{height // 3}", dict(beside or {})
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        built = nodes.build(folder, height=height, width=width, channels=channels, precision=precision)
-        files = {("node" if precision == "int8" else "float") + f"-{node}": path for node, path in built.items()
-                 if node not in without}
-        sizes = dict.fromkeys(files, size) | dict.fromkeys(models, small)
+        built = nodes.build(Path(scratch), height=height, width=width, channels=channels, precision=precision)
+        prefix = "node" if precision == "int8" else "float"
+        files = {f"{prefix}-{node}": path for node, path in built.items() if node not in without}
+        sizes = dict.fromkeys(files, size)
         if concat9:
-            files["node-concat9-lr"] = nodes.build_concat9(folder, height=height // 3, width=width // 3)
-            sizes["node-concat9-lr"] = small
+            joined = nodes.build_concat9(Path(scratch), height=height // 3, width=width // 3, channels=channels)
+            files["node-concat9-lr"], sizes["node-concat9-lr"] = joined, small
         runners = {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
         runners |= {name: Runner(path, small, threads=threads, kernels=kernels) for name, path in models.items()}
-        calls: dict[str, Callable[[], object]] = {name: runners[name].copy_and_run for name in files}
-        copies = {f"handover-{name.partition('-')[2]}": runners[name].copy for name in files}
-        calls |= copies | {name: runners[name].run for name in models}
-        found = measure(calls, rounds=rounds, warmup=warmup)
-        overhead = {copy: found[copy] for copy in copies}
-        net = {name: subtract(found[name], overhead[copy]) for name, copy in zip(files, copies, strict=True)}
-        for name, taken in net.items():
-            if taken.median_ms <= 0:
-                raise DeviceError(f"{name} takes no longer than copying its images at {sizes[name]}: name a larger size")
-        where = {name: columns(sizes[name], threads=threads, kernels=kernels) for name in (*files, *models)}
-        for name, copy in zip(files, copies, strict=True):
-            where[name]["channels"] = channels
-            where[copy] = where[name]
-        timings = net | {name: found[name] for name in models} | overhead
+        copies = {name: f"handover-{name.partition('-')[2]}" for name in files}
+        calls = {name: partial(runners[name].run, copy=name in files) for name in runners}
+        calls |= {copy: partial(runners[name].run, copy=True, invoke=False) for name, copy in copies.items()}
+        timings = measure(calls, rounds=rounds, warmup=warmup)
+        where = {name: columns(small, threads, kernels) for name in models}
+        for name, copy in copies.items():
+            timings[name] = subtract(timings[name], timings[copy])
+            where[name] = where[copy] = {**columns(sizes[name], threads, kernels), "channels": channels}
+            if timings[name].median_ms <= 0:
+                raise DeviceError(f"{name} takes no longer than copying its images: name a size above {size}")
         return _timed(context, timings, where, files | models, runners)
 
 
-def time_operators(
-    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
-    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
+def _time(
+    context: Context, runners: Mapping[str, Runner], where: dict[str, Any], files: Mapping[str, Path],
+    rounds: int, warmup: int,
 ) -> Timed:
-    """Time each operator of a network alone, and in the same rounds the whole one and the peak convolutions.
-
-    The subjects are `subject` (the network), "abpn-int8-ptq#0 CONV_2D" and so on, "peak-int8" and "peak-fp32" (see
-    `nodes.build_peak`). The sum of the operators is the network's time, but for what an operator gains from finding
-    its input in the cache.
-
-    Raises
-    ------
-    DeviceError
-        If the model cannot be read, or does not take that size.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {f"{subject}#{part}": path for part, path in split_up(model, Path(scratch), size).items()}
-        peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
-        files |= {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
-        runners = {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
-        runners = {subject: Runner(model, size, threads=threads, kernels=kernels), **runners}
-        timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
-        where = columns(size, threads=threads, kernels=kernels)
-        return _timed(context, timings, dict.fromkeys(timings, where), {subject: model, **files}, runners)
+    calls: dict[str, Callable[[], object]] = {name: runner.run for name, runner in runners.items()}
+    timings = measure(calls, rounds=rounds, warmup=warmup)
+    return _timed(context, timings, dict.fromkeys(timings, where), files, runners)
 
 
 def _timed(
-    context: Context, timings: Mapping[str, Timing], where: Mapping[str, Mapping[str, Column]],
-    files: Mapping[str, Path], runners: Mapping[str, Runner],
+    context: Context, timings: Mapping[str, Timing], where: Mapping[str, dict[str, Any]], files: Mapping[str, Path],
+    runners: Mapping[str, Runner],
 ) -> Timed:
     records = {
         name: context.record(
@@ -279,102 +257,46 @@ def _timed(
         )
         for name, taken in timings.items()
     }
-    return Timed(context, timings, records, {name: runner.operators for name, runner in runners.items()})
+    return Timed(context, timings, records, {name: runner.placed for name, runner in runners.items()})
 
 
 def fixed_copy(model: Path, size: str | None = None) -> bytes:
     """A .tflite that takes images of any size, made for one LR size; one of that size comes back as it is.
 
-    Delegates of a GPU or an NPU take no graph whose sizes are open.
-
-    Raises
-    ------
-    DeviceError
-        As `Runner`.
+    Delegates of a GPU or an NPU take no graph whose sizes are open. Raises as `Runner`.
     """
-    if size is None or not Runner(model, size).takes_any_size:
-        return model.read_bytes()
-    width, height = sides(size)
-    return graphs.fix_size(model.read_bytes(), height, width)
-
-
-def split_up(model: Path, folder: Path, size: str) -> dict[str, Path]:
-    """Write each operator of a network as a .tflite of its own, for one LR size; return the paths, in order.
-
-    Their names are "0 CONV_2D", and so on.
-
-    Raises
-    ------
-    DeviceError
-        If the model cannot be read, or does not take that size.
-    """
-    width, height = sides(size)
-    try:
-        content = graphs.fix_size(model.read_bytes(), height, width)
-        operators = graphs.operator_names(content)
-        parts = [graphs.operator_alone(content, position) for position in range(len(operators))]
-    except (ModelError, OSError) as error:
-        raise DeviceError(f"{model} cannot be taken apart: {error}") from error
-    paths = {}
-    for position, (name, part) in enumerate(zip(operators, parts, strict=True)):
-        paths[f"{position} {name}"] = folder / f"{position}-{name.lower()}.tflite"
-        write_atomically(paths[f"{position} {name}"], part)
-    return paths
-
-
-def sides(size: str) -> tuple[int, int]:
-    """Width and height of "640x360".
-
-    Raises
-    ------
-    InputError
-        If it is not such a size.
-    """
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower(), re.ASCII)
-    if not found or max(int(found[1]), int(found[2])) > _GREATEST_SIDE:
-        raise InputError(f"the size {size[:40]!r} is not WIDTHxHEIGHT, such as 640x360")
-    return int(found[1]), int(found[2])
-
-
-_GREATEST_SIDE = 16384
-
-
-def _interpreter(model: Path, size: str | None, threads: int, kernels: str, batch: int) -> Any:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    resolvers = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
-    if kernels not in resolvers or min(threads, batch) < 1:
-        raise InputError(f"{kernels} kernels, {threads} threads, batch {batch}: xnnpack or builtin, and at least 1")
-    try:
-        interpreter = Interpreter(
-            model_path=str(model), num_threads=threads, experimental_op_resolver_type=resolvers[kernels]
-        )
-        _fit(interpreter, model, size, batch)
-        interpreter.allocate_tensors()
-        rng = np.random.default_rng(0)
-        for tensor in interpreter.get_input_details():
-            interpreter.set_tensor(tensor["index"], _noise(rng, tuple(tensor["shape"]), tensor["dtype"]))
-        # Whatever cannot run shall show here, not in the midst of a measurement.
-        interpreter.invoke()
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines() or ["no reason given"]
-        raise DeviceError(f"{model} is not a model that can be run ({reason[0]})") from error
-    return interpreter
-
-
-def _fit(interpreter: Any, model: Path, size: str | None, batch: int) -> None:
-    """Give every input of any size the size asked for; refuse another size where it is fixed."""
-    for tensor in interpreter.get_input_details():
-        signature = tuple(int(n) for n in tensor["shape_signature"])
-        if size is None:
-            if -1 in signature:
-                raise DeviceError(f"{model} takes any size: name the size to time it at")
-            continue
+    content = read_model(model)
+    with _naming(model):
+        if not _fit(interpreter(content), size) or size is None:
+            return content
         width, height = sides(size)
-        if len(signature) != 4 or any(n not in (-1, m) for n, m in zip(signature[1:3], (height, width), strict=True)):
-            raise DeviceError(f"{model} takes inputs of shape {signature}, not {size} images")
-        if -1 in signature or batch > 1:
-            interpreter.resize_tensor_input(tensor["index"], (batch, height, width, signature[3]))
+        return graph.fix_size(content, height, width)
+
+
+@contextmanager
+def _naming(model: Path) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, ModelError, ValueError, RuntimeError) as error:
+        kind = InputError if isinstance(error, InputError) else ModelError
+        raise kind(f"{model} cannot be run: {first_line(error)}") from error
+
+
+def _fit(network: Any, size: str | None, batch: int = 1) -> bool:
+    """Give every input of any size the size asked for; return whether there was one. A fixed size must be it."""
+    signatures = {tensor["index"]: tensor["shape_signature"].tolist() for tensor in network.get_input_details()}
+    any_size = any(-1 in signature for signature in signatures.values())
+    if size is None and any_size:
+        raise InputError("the model takes any size: name the size to time it at")
+    if size is None:
+        return False
+    width, height = sides(size)
+    for index, signature in signatures.items():
+        if len(signature) != 4 or signature[1] not in (-1, height) or signature[2] not in (-1, width):
+            raise ModelError(f"it takes inputs of shape {signature}, not {size} images")
+        if any_size or batch > 1:
+            network.resize_tensor_input(index, (batch, height, width, signature[3]))
+    return any_size
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray:

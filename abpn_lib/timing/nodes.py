@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from abpn_lib import paper
-from abpn_lib.files import BuildError, InputError, write_atomically
-from abpn_lib.tflite import graphs
+from abpn_lib.files import InputError, write_atomically
+from abpn_lib.tflite import graph
 
 __all__ = ["RESIZES", "Precision", "build", "build_concat9", "build_peak"]
 
@@ -35,18 +35,10 @@ def build(
 ) -> dict[str, Path]:
     """Write each of `paper.META_NODES` as a .tflite of one operator, int8 or float32 in and out; return the paths.
 
-    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that (rounded down),
-    the network's input, as in Table 1. The table does not say how many channels its "1080P network output" has: 3 is
-    the literal reading, and 28 channels at 360x640 is what an inner layer of the network sees. The split is into the
-    least number of equal parts, the convolutions keep the number of channels, values and weights are random: time
-    does not depend on them. Files that are there already are kept.
-
-    Raises
-    ------
-    InputError
-        If a size is out of range.
-    BuildError
-        If an export is not the one integer operator that it should be.
+    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that, the network's
+    input. Table 1 does not say how many channels its "1080P network output" has: 3 is the literal reading, and 28
+    channels at 360x640 is what an inner layer of the network sees. The split is into the least number of equal parts,
+    the convolutions keep the number of channels, weights are random. Files that are there already are kept.
     """
     if min(height, width) < _SCALE or channels < 2:
         raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
@@ -54,10 +46,7 @@ def build(
 
 
 def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
-    """Write ABRL's concatenation of nine copies of an LR image along its channels as an INT8 .tflite; return its path.
-
-    Section 3.2 sets its time against one concatenation in HR (S7), which is the "concat" of `build`.
-    """
+    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
     return _written(folder, "concat9", height, width, channels, "int8")
 
 
@@ -76,7 +65,7 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         content = _content(node, height, width, channels, precision)
-        _check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
+        graph.check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
         write_atomically(path, content)
     return path
 
@@ -136,16 +125,3 @@ def _function(node: str, height: int, width: int, channels: int, rng: np.random.
         "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
     }
     return functions[node]
-
-
-def _check_one_operator(content: bytes, operator: str, precision: Precision) -> None:
-    from ai_edge_litert import schema_py_generated as schema
-
-    found = graphs.operator_names(content)
-    if found != [operator]:
-        made = ", ".join(found) or "nothing"
-        raise BuildError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).subgraphs[0]
-    types = {graph.tensors[i].type for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
-    if precision == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
-        raise BuildError(f"the converter left {operator} in floating point: use the pinned TensorFlow")

@@ -29,9 +29,8 @@ _LEAST_ROUNDS = 6  # below, not even least to greatest covers the median with 95
 class Timing:
     """One candidate's times in milliseconds, over all rounds.
 
-    `low_ms` to `high_ms` covers the median wall time with at least 95 % (with fewer than six rounds it is least to
-    greatest, which covers less). `samples` are the wall times, `cpu_samples` the CPU times of the whole process (all
-    threads), both in the order of the rounds.
+    `low_ms` to `high_ms` covers the median wall time with at least 95 %, from six rounds on. `samples` are the wall
+    times, `cpu_samples` the CPU times of the whole process (all threads), both in the order of the rounds.
     """
 
     median_ms: float
@@ -44,15 +43,13 @@ class Timing:
     @classmethod
     def of(cls, samples: Sequence[float], cpu_samples: Sequence[float]) -> Timing:
         """The timing of these samples (ms)."""
-        median, low, high = median_interval(samples)
-        return cls(median, low, high, float(np.median(cpu_samples)), tuple(samples), tuple(cpu_samples))
+        return cls(*median_interval(samples), float(np.median(cpu_samples)), tuple(samples), tuple(cpu_samples))
 
     @property
     def spread_is(self) -> str:
         """What `low_ms` to `high_ms` is, in words."""
-        if len(self.samples) < _LEAST_ROUNDS:
-            return "least and greatest round"
-        return "95 % interval of the median, by order statistics"
+        few = len(self.samples) < _LEAST_ROUNDS
+        return "least and greatest round" if few else "95 % interval of the median, by order statistics"
 
 
 def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15, warmup: int = 2) -> dict[str, Timing]:
@@ -73,9 +70,7 @@ def median_interval(samples: Sequence[float] | NDArray[np.float64]) -> tuple[flo
 
     Fewer than six samples cannot enclose it so surely: then these are the least and the greatest.
 
-    Reference
-    ---------
-    H. A. David and H. N. Nagaraja, "Order Statistics", 3rd edition, Wiley 2003, section 7.1.
+    Reference: H. A. David and H. N. Nagaraja, "Order Statistics", 3rd edition, Wiley 2003, section 7.1.
     """
     ranked = np.sort(np.asarray(samples, np.float64))
     # As many samples may lie outside on each side as leave a binomial tail of 2.5 % at most.
@@ -86,13 +81,8 @@ def median_interval(samples: Sequence[float] | NDArray[np.float64]) -> tuple[flo
 def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float, float, float]:
     """How many times as long `a` took as `b`: the median over rounds of a/b, and its 95 % interval (low, high).
 
-    Both must come from one `measure`: only then were the two samples of a round taken side by side. On a busy
-    machine the `clock` "cpu" tells more.
-
-    Raises
-    ------
-    DeviceError
-        If a sample of `b` is too short for the clock.
+    Both must come from one `measure`. On a busy machine the `clock` "cpu" tells more. Raises DeviceError if a sample
+    of `b` is too short for the clock.
     """
     over, under = (timing.samples if clock == "wall" else timing.cpu_samples for timing in (a, b))
     _check_pairs(over, under)
@@ -110,9 +100,7 @@ def within_noise(a: Timing, b: Timing, *, clock: Clock = "wall") -> bool:
 def subtract(whole: Timing, part: Timing) -> Timing:
     """What is left of `whole` without `part`, round by round; both must come from one `measure`."""
     _check_pairs(whole.samples, part.samples)
-    wall, cpu = (np.subtract(a, b) for a, b in (
-        (whole.samples, part.samples), (whole.cpu_samples, part.cpu_samples),
-    ))
+    wall, cpu = np.subtract(whole.samples, part.samples), np.subtract(whole.cpu_samples, part.cpu_samples)
     return Timing.of(wall.tolist(), cpu.tolist())
 
 
