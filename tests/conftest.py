@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 # TensorFlow's start-up notices bury a failing test's own output.
@@ -21,6 +23,54 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("needs the benchmark images: set ABPN_DATA to their folder")
     return Path(folder)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Flat blocks with noise, (height, width, 3) uint8: edges, and values over the whole range."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
+    image = np.repeat(np.repeat(blocks, 4, axis=0), 4, axis=1)[:height, :width]
+    return np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def started() -> Callable[..., Any]:
+    """started("abpn", channels=4, pairs=1): a network near the identity. One for all tests: they leave it as it is."""
+    from abpn_lib import networks
+
+    @functools.cache
+    def start(name: str, **build: int) -> Any:
+        model = networks.build(name, **build)
+        networks.start_as_identity(model, 0.3)
+        return model
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, started: Callable[..., Any]) -> Callable[..., Path]:
+    """exported("abpn", "int8"): the path of a .tflite of `started`'s network, converted once for all tests.
+
+    `size` is (height, width) of the LR image (any by default), `dtype` that of an INT8 file's images.
+    """
+    pytest.importorskip("tensorflow_model_optimization", reason="INT8 export needs abpn-lib[quantize]")
+    from abpn_lib import int8
+
+    folder = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def export(
+        name: str, precision: str = "int8", *, size: tuple[int, int] = (0, 0), dtype: str = "uint8", **build: int
+    ) -> Path:
+        path = folder / f"{name}-{precision}-{size[0]}x{size[1]}-{dtype}{''.join(map(str, build.values()))}.tflite"
+        model, form = started(name, **build), int8.Export(size[0] or None, size[1] or None, dtype)
+        if precision == "int8":
+            int8.export_int8(model, int8.calibrate(model, [picture(40, 40)[..., : model.input_shape[-1]]]), path, form)
+        else:
+            int8.export_float(model, path, form)
+        return path
+
+    return export
 
 
 @pytest.fixture(scope="session")

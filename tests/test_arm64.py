@@ -86,7 +86,7 @@ def abpn(*words: str | Path, path: Path | None, **environment: str) -> subproces
     found = os.environ["PATH"] if path is None else str(path)
     if path is not None and any(path.iterdir()):
         found += os.pathsep + os.environ["PATH"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "arm64", *map(str, words)]
+    command = [sys.executable, "-m", "tools.arm64", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": found, **environment})
 
 
@@ -322,26 +322,25 @@ def test_records_and_text_of_a_whole_run(prefix: Path, tmp_path: Path) -> None:
     assert "say nothing of time" in done.stdout
     assert " ms" not in done.stdout
     records = results.load(out)
-    assert {record.device for record in records} == {"qemu-aarch64 7.2.22, -cpu some-core (emulated)"}
+    assert {record.context.device for record in records} == {"qemu-aarch64 7.2.22, -cpu some-core (emulated)"}
     assert {record.subject for record in records} == {arm64.MODELS[0]}
-    assert all(record.model_sha256 and record.versions["qemu-aarch64"] == "7.2.22" for record in records)
+    assert all(record.model_sha256 and record.context.versions["qemu-aarch64"] == "7.2.22" for record in records)
     common = {"cpu": "some-core", "emulator": "qemu-aarch64 7.2.22", "litert": "2.3.0"}
     here = platform.machine()
     for kernels, size, pixels in (("xnnpack", "12x9", 972), ("builtin", "24x18", 3888)):
-        found = results.find(
-            records, "guest-instructions", arm64.MODELS[0], kernels=kernels, size=size, **common
-        )
+        found = results.find("guest-instructions", records, kernels=kernels, size=size, **common)
         assert found.unit == "instructions per output pixel"
         assert found.value == pytest.approx(5000 / pixels)
         assert found.spread == pytest.approx((5000 / pixels, 5000 / pixels))
         assert found.count == 2
     same = [record for record in records if record.quantity == "same-bits"]
     assert len(same) == 2 * 3
-    assert all(set(record.conditions) == {*common, "kernels", "size", "image", "reference"} for record in same)
+    columns = {"network", "form", *common, "kernels", "size", "image", "reference"}
+    assert all(set(record.columns) == columns for record in same)
     for image in arm64.IMAGES:
         for quantity, value in (("same-bits", 1.0), ("largest-difference", 0.0)):
             where = {"kernels": "xnnpack", "image": image, "reference": f"xnnpack on {here}", "size": "12x9"}
-            assert results.find(records, quantity, arm64.MODELS[0], **where).value == value
+            assert results.find(quantity, records, **where).value == value
 
 
 @native
@@ -369,7 +368,7 @@ def test_without_counts_the_bits_are_still_compared(
 def test_without_a_compiler_the_bits_are_still_compared(prefix: Path, tmp_path: Path) -> None:
     alone = stand_in(tmp_path, plugin="-plugin")
     words = ["--prefix", prefix, "--cpu", "c", "--model", arm64.MODELS[0], "--kernels", "xnnpack", "--size", "9x9"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "arm64", *map(str, words), "--json", "--quiet"]
+    command = [sys.executable, "-m", "tools.arm64", *map(str, words), "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(alone)})
     refused(done, "cc is not there: it compiles the plugin that counts instructions")
     assert {row["quantity"] for row in json.loads(done.stdout)} == {"same-bits", "largest-difference"}

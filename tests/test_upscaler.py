@@ -6,11 +6,13 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from conftest import picture
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,48 +22,26 @@ from abpn_lib.tflite.images import FORMATS, open_image, save_image, upscale_imag
 from abpn_lib.tflite.upscaler import Upscaler
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Flat blocks with noise: edges, and values over the whole range."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
-    image = np.repeat(np.repeat(blocks, 4, axis=0), 4, axis=1)[:height, :width]
-    return np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from abpn_lib import networks
-    from abpn_lib.int8 import quantization
-
-    folder = tmp_path_factory.mktemp("models")
-
-    def export(name: str, network: str, form: str, *, fixed: bool = False, dtype: str = "uint8", **size: int) -> None:
-        network_built = networks.build(network, **size)
-        networks.start_as_identity(network_built, 0.3)
-        export_as = quantization.Export(24, 32, dtype) if fixed else quantization.Export(dtype=dtype)
-        paths[name] = folder / f"{name}.tflite"
-        if form == "float":
-            quantization.export_float(network_built, paths[name], export_as)
-        else:
-            ranges = quantization.calibrate(network_built, [picture(40, 40)])
-            quantization.export_int8(network_built, ranges, paths[name], export_as)
-
-    paths: dict[str, Path] = {}
-    export("abpn-int8", "abpn", "int8")
-    export("bilinear-int8", "bilinear", "int8")
-    export("fsrcnn-int8", "fsrcnn", "int8")
-    export("abpn-float", "abpn", "float")
-    export("bilinear-float", "bilinear", "float")
-    export("fsrcnn-float", "fsrcnn", "float")
+def models(exported: Callable[..., Path]) -> Callable[[str], Path]:
+    """models("abpn-int8"): the path of a .tflite, made where a test first asks for it."""
     small = {"channels": 4, "pairs": 1}
-    export("x2-uint8", "abpn", "int8", scale=2, **small)
-    export("x2-int8", "abpn", "int8", dtype="int8", scale=2, **small)
-    export("fixed-chain", "baseline", "float", fixed=True, **small)
-    export("fixed-resize", "nearest", "float", fixed=True, **small)
-    return paths
+
+    def find(name: str) -> Path:
+        if name == "x2-int8":
+            return exported("abpn", "int8", dtype="int8", scale=2, **small)
+        if name == "x2-uint8":
+            return exported("abpn", "int8", scale=2, **small)
+        if name.startswith("fixed"):
+            return exported("nearest" if name == "fixed-resize" else "baseline", "fp32", size=(24, 32), **small)
+        network, precision = name.rsplit("-", 1)
+        return exported(network, precision)
+
+    return find
 
 
-OPEN = ("abpn-int8", "bilinear-int8", "fsrcnn-int8", "abpn-float", "bilinear-float", "fsrcnn-float")
+Find = Callable[[str], Path]
+OPEN = ("abpn-int8", "bilinear-int8", "fsrcnn-int8", "abpn-fp32", "bilinear-fp32", "fsrcnn-fp32")
 
 
 def plain(model: Path, lr: NDArray[np.uint8], kernels: str = "xnnpack") -> NDArray[np.uint8]:
@@ -78,40 +58,40 @@ def plain(model: Path, lr: NDArray[np.uint8], kernels: str = "xnnpack") -> NDArr
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
 @pytest.mark.parametrize("name", OPEN)
-def test_tiled_untiled_and_plain_litert_agree_bit_for_bit(models: dict[str, Path], name: str, kernels: str) -> None:
-    upscaler = Upscaler(models[name], kernels=kernels)
+def test_tiled_untiled_and_plain_litert_agree_bit_for_bit(models: Find, name: str, kernels: str) -> None:
+    upscaler = Upscaler(models(name), kernels=kernels)
     for height, width in ((1, 1), (2, 61), (37, 5), (83, 71)):
         lr = picture(height, width)
-        expected = plain(models[name], lr, kernels)
+        expected = plain(models(name), lr, kernels)
         assert expected.shape == (3 * height, 3 * width, 3)
         for tile in (None, 256, 40, 17):
             np.testing.assert_array_equal(upscaler.upscale(lr, tile=tile), expected, f"{height}x{width}, tile {tile}")
 
 
-def test_a_graph_with_bilinear_resizing_runs_untiled_up_to_a_limit(models: dict[str, Path]) -> None:
-    upscaler = Upscaler(models["bilinear-int8"])
+def test_a_graph_with_bilinear_resizing_runs_untiled_up_to_a_limit(models: Find) -> None:
+    upscaler = Upscaler(models("bilinear-int8"))
     # LiteRT's integer kernel drifts by one LR pixel in 1024, which tiles would undo.
     lr = picture(2, 2600)
-    np.testing.assert_array_equal(upscaler.upscale(lr, tile=300), plain(models["bilinear-int8"], lr))
-    with pytest.raises(InputError, match=r"bilinear-int8\.tflite: .* 1048576 pixels are its limit, not 1025x1024"):
+    np.testing.assert_array_equal(upscaler.upscale(lr, tile=300), plain(models("bilinear-int8"), lr))
+    with pytest.raises(InputError, match=r"\.tflite: .* 1048576 pixels are its limit, not 1025x1024"):
         upscaler.upscale(np.zeros((1024, 1025, 3), np.uint8))
 
 
-def test_the_halo_is_needed_and_is_the_receptive_field(models: dict[str, Path]) -> None:
-    assert Upscaler(models["abpn-int8"]).halo == 7  # seven 3x3 convolutions
-    assert Upscaler(models["bilinear-int8"]).halo is None
-    assert Upscaler(models["fsrcnn-float"]).halo == 2 + 4 + 2  # 5x5, four 3x3, 9x9 at stride 3
-    assert Upscaler(models["x2-int8"]).halo == 3
-    upscaler = Upscaler(models["abpn-int8"])
+def test_the_halo_is_needed_and_is_the_receptive_field(models: Find) -> None:
+    assert Upscaler(models("abpn-int8")).halo == 7  # seven 3x3 convolutions
+    assert Upscaler(models("bilinear-int8")).halo is None
+    assert Upscaler(models("fsrcnn-fp32")).halo == 2 + 4 + 2  # 5x5, four 3x3, 9x9 at stride 3
+    assert Upscaler(models("x2-int8")).halo == 3
+    upscaler = Upscaler(models("abpn-int8"))
     lr = picture(60, 60)
     whole = upscaler.upscale(lr, tile=None)
     upscaler.halo = 5
     assert (upscaler.upscale(lr, tile=20) != whole).any()
 
 
-def test_changing_one_pixel_reaches_no_further_than_the_halo(models: dict[str, Path]) -> None:
-    for name in ("abpn-float", "fsrcnn-float"):
-        upscaler = Upscaler(models[name])
+def test_changing_one_pixel_reaches_no_further_than_the_halo(models: Find) -> None:
+    for name in ("abpn-fp32", "fsrcnn-fp32"):
+        upscaler = Upscaler(models(name))
         lr = picture(41, 41)
         changed = lr.copy()
         changed[20, 20] = 255 - changed[20, 20]
@@ -121,31 +101,31 @@ def test_changing_one_pixel_reaches_no_further_than_the_halo(models: dict[str, P
         assert 2 <= reach <= upscaler.halo, name
 
 
-def test_what_an_upscaler_says_of_its_model(models: dict[str, Path]) -> None:
-    integer, real = Upscaler(models["abpn-int8"]), Upscaler(models["abpn-float"])
+def test_what_an_upscaler_says_of_its_model(models: Find) -> None:
+    integer, real = Upscaler(models("abpn-int8")), Upscaler(models("abpn-fp32"))
     assert (integer.scale, integer.input_dtype, integer.output_quantization) == (3, np.uint8, (1.0, 0))
     assert (real.scale, real.input_dtype, real.output_quantization) == (3, np.float32, (0.0, 0))
     assert integer.operators.count("CONV_2D") == 8
     assert integer.operators[-1] == "QUANTIZE"
-    assert "RESIZE_BILINEAR" in Upscaler(models["bilinear-int8"]).operators
+    assert "RESIZE_BILINEAR" in Upscaler(models("bilinear-int8")).operators
 
 
-def test_int8_and_uint8_interfaces_give_the_same_pixels(models: dict[str, Path]) -> None:
+def test_int8_and_uint8_interfaces_give_the_same_pixels(models: Find) -> None:
     lr = picture(30, 41)
-    expected = plain(models["x2-uint8"], lr)
+    expected = plain(models("x2-uint8"), lr)
     assert expected.shape == (60, 82, 3)
     for raw in (False, True):
         for name in ("x2-uint8", "x2-int8"):
-            upscaler = Upscaler(models[name], raw=raw)
+            upscaler = Upscaler(models(name), raw=raw)
             assert upscaler.scale == 2
             np.testing.assert_array_equal(upscaler.upscale(lr, tile=9), expected)
 
 
-def test_output_is_read_by_its_scale_unless_raw(models: dict[str, Path], tmp_path: Path) -> None:
+def test_output_is_read_by_its_scale_unless_raw(models: Find, tmp_path: Path) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(models["x2-uint8"].read_bytes()))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(models("x2-uint8").read_bytes()))
     quantization = model.subgraphs[0].tensors[model.subgraphs[0].outputs[0]].quantization
     quantization.scale, quantization.zeroPoint = [1.25], [20]
     builder = flatbuffers.Builder()
@@ -160,22 +140,22 @@ def test_output_is_read_by_its_scale_unless_raw(models: dict[str, Path], tmp_pat
     np.testing.assert_array_equal(Upscaler(path, raw=True).upscale(lr), integers)
 
 
-def test_progress_counts_every_tile(models: dict[str, Path]) -> None:
+def test_progress_counts_every_tile(models: Find) -> None:
     calls: list[tuple[int, int]] = []
-    Upscaler(models["x2-uint8"]).upscale(picture(20, 31), tile=10, progress=lambda *call: calls.append(call))
+    Upscaler(models("x2-uint8")).upscale(picture(20, 31), tile=10, progress=lambda *call: calls.append(call))
     assert calls == [(done, 8) for done in range(1, 9)]
 
 
-def test_a_fixed_size_is_opened_where_the_graph_allows_it(models: dict[str, Path]) -> None:
+def test_a_fixed_size_is_opened_where_the_graph_allows_it(models: Find) -> None:
     lr = picture(15, 50)
-    upscaler = Upscaler(models["fixed-chain"])
-    np.testing.assert_array_equal(upscaler.upscale(lr, tile=11), plain(models["fixed-chain"], lr))
-    with pytest.raises(ModelError, match=r"fixed-resize\.tflite: fixed at 32x24 pixels; export it with an open"):
-        Upscaler(models["fixed-resize"])
+    upscaler = Upscaler(models("fixed-chain"))
+    np.testing.assert_array_equal(upscaler.upscale(lr, tile=11), plain(models("fixed-chain"), lr))
+    with pytest.raises(ModelError, match=r"\.tflite: fixed at 32x24 pixels; export it with an open"):
+        Upscaler(models("fixed-resize"))
 
 
-def test_wrong_arrays_and_options_are_refused(models: dict[str, Path]) -> None:
-    upscaler = Upscaler(models["x2-uint8"])
+def test_wrong_arrays_and_options_are_refused(models: Find) -> None:
+    upscaler = Upscaler(models("x2-uint8"))
     for shape, dtype in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((0, 4, 3), np.uint8), ((4, 4, 3), np.float32)):
         wrong = np.zeros(shape, dtype)
         with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
@@ -183,11 +163,11 @@ def test_wrong_arrays_and_options_are_refused(models: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="tile of 0"):
         upscaler.upscale(picture(4, 4), tile=0)
     with pytest.raises(InputError, match="threads 0"):
-        Upscaler(models["x2-uint8"], threads=0)
+        Upscaler(models("x2-uint8"), threads=0)
 
 
-def test_files_that_are_no_such_model_are_refused_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
-    content = models["abpn-int8"].read_bytes()
+def test_files_that_are_no_such_model_are_refused_in_one_line(models: Find, tmp_path: Path) -> None:
+    content = models("abpn-int8").read_bytes()
     (tmp_path / "text.tflite").write_text("no model")
     (tmp_path / "empty.tflite").write_bytes(b"")
     (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
@@ -231,8 +211,8 @@ def test_graphs_that_cannot_be_tiled_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def upscaler(models: dict[str, Path]) -> Upscaler:
-    return Upscaler(models["abpn-int8"])
+def upscaler(models: Find) -> Upscaler:
+    return Upscaler(models("abpn-int8"))
 
 
 def test_rgb_is_what_upscale_gives(upscaler: Upscaler) -> None:
@@ -410,7 +390,7 @@ def test_a_colour_profile_stays_with_its_pixels(upscaler: Upscaler, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_tiled_memory_does_not_grow_with_the_image(models: dict[str, Path]) -> None:
+def test_tiled_memory_does_not_grow_with_the_image(models: Find) -> None:
     script = (
         "import re, sys; from pathlib import Path; import numpy as np; from abpn_lib.tflite.upscaler import Upscaler\n"
         "upscaler = Upscaler(Path(sys.argv[1])); lr = np.full((int(sys.argv[2]), 3000, 3), 7, np.uint8)\n"
@@ -419,7 +399,7 @@ def test_tiled_memory_does_not_grow_with_the_image(models: dict[str, Path]) -> N
 
     # VmHWM, not ru_maxrss, which a child inherits from the process that started it.
     def peak(height: int) -> int:
-        command = [sys.executable, "-c", script, str(models["x2-uint8"]), str(height)]
+        command = [sys.executable, "-c", script, str(models("x2-uint8")), str(height)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
 
     grown = peak(2000) - peak(300)

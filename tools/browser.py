@@ -27,9 +27,7 @@ from PIL import Image
 
 from abpn_lib import models, paper, results
 from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
-from abpn_lib.int8 import export
 from abpn_lib.tflite.upscaler import Upscaler
-from abpn_lib.timing import nodes as meta_nodes
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
@@ -202,6 +200,7 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
 def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any]:
     """The networks and nodes to be timed: their files, their subjects in the records, the paper's milliseconds."""
     from abpn_lib.int8 import export
+    from abpn_lib.timing import nodes as meta_nodes
 
     height, width = frame
     networks = export.networks_for_latency(scratch, list(MODELS), height=height, width=width)

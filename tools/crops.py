@@ -262,7 +262,8 @@ def figure3(
                 meets |= far <= 1
                 if shift == 0 and len(far) and far.min() < nearest[0]:
                     i = int(far.argmin())
-                    where: dict[str, str | int] = {**conditions, "model": model, "window": str(Window(*map(int, windows[i])))}
+                    window = str(Window(*map(int, windows[i])))
+                    where: dict[str, str | int] = {**conditions, "model": model, "window": window}
                     values = (("psnr", psnr[i], "dB"), ("ssim", ssim[i], ""))
                     nearest = (float(far[i]), [
                         context.record(f"crop-nearest-{key}", "authors-int8", value, unit, where)

@@ -203,9 +203,9 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
     """
     run = read_run(folder)
     quantised = any("quant" in name for name in _arrays(folder / "weights.npz"))
-    if quantised or run.recipe.network not in ("abpn", "baseline", "nearest", "bilinear"):
-        return []
     model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
+    if quantised or not networks.is_chain(model):
+        return []
     load_weights(model, folder / "weights.npz")
     silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
     by_layer: dict[str, Any] = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
