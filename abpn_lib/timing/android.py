@@ -297,7 +297,7 @@ def _push(shell: Shell, folder: str, tool: Path, files: Mapping[str, Path], size
     with tempfile.TemporaryDirectory() as scratch:
         for number, (subject, path) in enumerate(files.items()):
             copy = Path(scratch) / f"{number}.tflite"
-            copy.write_bytes(latency.fixed_copy(path, size))
+            copy.write_bytes(latency.fixed_copy(path, size) if size else path.read_bytes())
             shell.push(copy, f"{folder}/{number}.tflite", subject)
 
 
