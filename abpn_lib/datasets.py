@@ -32,8 +32,8 @@ from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import DataError, sha256
 
 __all__ = [
-    "DATASETS", "EMBEDDED", "OFFICIAL",  "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
-    "fingerprint", "images", "official_model", "read_image", "spaced_lr_images",
+    "BENCHMARKS", "DATASETS", "EMBEDDED", "OFFICIAL",  "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
+    "fingerprint", "images", "official_model", "read_image", "require", "spaced_lr_images",
     "verify",
 ]
 
@@ -41,6 +41,10 @@ Rgb = NDArray[np.uint8]
 
 EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle", "hubble", "ihc", "retina")
 """scikit-image's own colour images, in its wheel: always there, no licence strings attached."""
+
+
+BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
+"""The field's test sets, from the smallest on; scores on them stand beside those on the embedded images."""
 
 
 OFFICIAL = {
@@ -109,6 +113,9 @@ _DIV2K = {
 
 DATASETS = ("embedded", *_LISTED, *_DIV2K)
 """The names that `images`, `fetch`, `verify` and `available` take."""
+
+BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
+"""The data sets that every network is scored on, in the order in which pages list them."""
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from abpn_lib.paper import TABLE2
 
 __all__ = [
     "FSRCNN_VARIANTS", "NETWORKS", "Anchor", "DepthToSpace", "Resize", "build", "chain", "channel_maxima", "fold",
-    "image_layer", "parameter_count", "rescale", "revive", "start_as_identity",
+    "image_layer", "is_chain", "parameter_count", "rescale", "revive", "start_as_identity",
 ]
 
 NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm")
@@ -212,12 +212,22 @@ def chain(model: keras.Model) -> list[keras.layers.Conv2D]:
     ModelError
         If the network is no such chain: FSRL, FSRCNN, leaky ReLUs, a batch normalisation.
     """
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    inputs = [model.input, *(layer.output for layer in convolutions[:-1])]
-    linked = all(layer.input is tensor for layer, tensor in zip(convolutions, inputs, strict=True))
-    if not linked or any(layer.activation is not keras.activations.relu for layer in convolutions[:-1]):
+    if not is_chain(model):
         raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs")
-    return convolutions
+    return _convolutions(model)
+
+
+def is_chain(model: keras.Model) -> bool:
+    """Whether a network is what `chain` takes."""
+    convolutions = _convolutions(model)
+    inputs = [model.input, *(layer.output for layer in convolutions[:-1])]
+    return all(layer.input is tensor for layer, tensor in zip(convolutions, inputs, strict=True)) and all(
+        layer.activation is keras.activations.relu for layer in convolutions[:-1]
+    )
+
+
+def _convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
 
 
 def image_layer(model: keras.Model) -> keras.layers.Layer:
@@ -274,7 +284,7 @@ def start_as_identity(model: keras.Model, noise: float) -> None:
     adds_image = isinstance(image, keras.layers.Add)
     # Both sides of FSRL's addition carry the image.
     passes = 2.0 if any(isinstance(layer, keras.layers.Add) and layer is not image for layer in model.layers) else 1.0
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    convolutions = _convolutions(model)
     for layer in convolutions:
         kernel = layer.kernel.numpy() * noise
         if isinstance(layer, keras.layers.Conv2DTranspose):  # (9, 9, 3, C_in)

@@ -17,7 +17,8 @@ from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import DataError, InputError, ModelError, sha256
 from abpn_lib.paper import TABLE2
 from abpn_lib.tflite import graph
-from abpn_lib.train import training
+from abpn_lib.train import loop, runs
+from abpn_lib.train.recipe import recipe
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +153,14 @@ def test_qat_trains_weights_and_ranges_and_resumes(tmp_path: Path, abpn: tuple) 
     hr = skimage.data.chelsea()[:300, :450]
     model, ranges = abpn
     before = [weight.copy() for weight in model.get_weights()]
-    recipe = training.recipe("qat-table2", data="embedded", steps=6, batch=2, patch=16)
-    tuned, new_ranges = int8.train_qat(model, ranges, recipe, [hr], tmp_path, save_every=3, progress=False)
+    chosen = recipe("qat-table2", data="embedded", steps=6, batch=2, patch=16)
+    tuned, new_ranges = int8.train_qat(model, ranges, chosen, [hr], tmp_path, save_every=3, progress=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert not np.array_equal(tuned.get_weights()[0], before[0])
     assert new_ranges["dfe1"] != ranges["dfe1"]
     # Started at the measured ranges, not at +-6.
     assert new_ranges["dfe1"][1] == pytest.approx(ranges["dfe1"][1], rel=0.1)
-    again, same_ranges = int8.train_qat(model, ranges, recipe, [hr], tmp_path, save_every=3, progress=False)
+    again, same_ranges = int8.train_qat(model, ranges, chosen, [hr], tmp_path, save_every=3, progress=False)
     assert same_ranges == new_ranges
     np.testing.assert_array_equal(again.get_weights()[0], tuned.get_weights()[0])
 
@@ -167,8 +168,8 @@ def test_qat_trains_weights_and_ranges_and_resumes(tmp_path: Path, abpn: tuple) 
 def test_qat_can_leave_the_ranges_alone(tmp_path: Path, pair: tuple, abpn: tuple) -> None:
     _, hr = pair
     model, ranges = abpn
-    recipe = training.recipe("qat-kept", data="embedded", steps=3, batch=2, patch=16)
-    tuned, same = int8.train_qat(model, ranges, recipe, [hr], tmp_path, save_every=3, progress=False)
+    chosen = recipe("qat-fixed-ranges", data="embedded", steps=3, batch=2, patch=16)
+    tuned, same = int8.train_qat(model, ranges, chosen, [hr], tmp_path, save_every=3, progress=False)
     assert same == ranges
     assert any((new != old).any() for new, old in zip(tuned.get_weights(), model.get_weights(), strict=True))
 
@@ -213,7 +214,7 @@ def on_grid(model: networks.keras.Model) -> networks.keras.Model:
 
 def test_gptq_weights_are_on_the_grid_and_lose_less(pair: tuple) -> None:
     model = networks.build("abpn")
-    training.load_weights(model, models.weights("abpn"))
+    runs.load_weights(model, models.weights("abpn"))
     images = [bicubic_down(image, 3) for image in (pair[1], skimage.data.astronaut()[:300, :300])]
     lr = bicubic_down(skimage.data.coffee()[:210, :300], 3)  # seen by neither
     rounded = int8.gptq(model, images)
@@ -239,9 +240,9 @@ def test_gptq_weights_are_on_the_grid_and_lose_less(pair: tuple) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, two steps long."""
     folder = tmp_path_factory.mktemp("runs") / "abpn"
-    recipe = training.recipe("table2", data="embedded", steps=2, batch=2, patch=16, pairs=1)
-    training.train(recipe, [skimage.data.chelsea()[:300, :450]], folder, save_every=2, progress=False)
-    training.write_provenance(folder, recipe, results.Context.here("abpn train"), 1)
+    chosen = recipe("table2", data="embedded", steps=2, batch=2, patch=16, pairs=1)
+    loop.train(chosen, [skimage.data.chelsea()[:300, :450]], folder, save_every=2, progress=False)
+    runs.write_provenance(folder, chosen, results.Context.here("abpn train"), 1)
     return folder
 
 
@@ -249,11 +250,10 @@ def test_the_models_of_a_run_are_made_with_their_provenance(finished: Path, tmp_
     fields = {"data": "embedded", "steps": 2, "batch": 2, "patch": 16, "pairs": 1}
     made = int8.make_models(
         finished, tmp_path, results.Context.here("abpn quantize"), name="tiny", calibrate="embedded", images=2,
-        equalize=True, gptq=True, per_tensor=True, qat_recipe="qat-table2", qat_fields=fields, progress=False,
+        equalize=True, gptq=True, forms=int8.FORMS, qat_recipe="qat-table2", qat_fields=fields, progress=False,
     )
-    forms = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
-    assert [path.name for path in made] == [f"tiny-{form}.tflite" for form in forms]
-    for path, form in zip(made, forms, strict=True):
+    assert [path.name for path in made] == [f"tiny-{form}.tflite" for form in int8.FORMS]
+    for path, form in zip(made, int8.FORMS, strict=True):
         provenance = json.loads(path.with_suffix(".json").read_text())
         assert (provenance["name"], provenance["kind"]) == (path.stem, form.removesuffix("-tensor"))
         assert provenance["sha256"] == sha256(path)
@@ -268,12 +268,12 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(finished: Pat
     refusals = (
         ({"name": "a/b"}, InputError, "a/b"), ({"name": "../x"}, InputError, "name of a file"),
         ({"network": "edsr"}, InputError, "edsr"), ({"qat_recipe": "nosuch"}, InputError, "nosuch"),
-        ({"calibrate": "nosuch"}, DataError, "nosuch"),
+        ({"calibrate": "nosuch"}, DataError, "nosuch"), ({"forms": ["int8-qat"]}, InputError, "--qat"),
     )
     for wrong, error, message in refusals:
         with pytest.raises(error, match=message):
             int8.make_models(finished, tmp_path / "out", context, **{"calibrate": "embedded", **wrong})
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(DataError, match="no finished run"):
         int8.make_models(tmp_path, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
 

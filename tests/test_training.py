@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import skimage.data
 
-from abpn_lib import networks, results
+from abpn_lib import cli, networks
 from abpn_lib.degradation import bicubic_down
-from abpn_lib.train import training
+from abpn_lib.files import DataError, InputError
+from abpn_lib.train import batches, loop, runs
+from abpn_lib.train.recipe import Recipe, from_fields, names, recipe
 
 
 @pytest.fixture(scope="module")
@@ -23,39 +26,48 @@ def cat() -> np.ndarray:
     return skimage.data.chelsea()[:300, :450]
 
 
-TINY = training.recipe("table2", data="embedded", steps=12, batch=2, patch=16)
-COMMAND = [
-    sys.executable,
-    "-m",
-    "abpn_lib.cli",
-    "train",
-    "--data",
-    "embedded",
-    "--steps",
-    "40",
-    "--batch",
-    "2",
-    "--patch",
-    "16",
-    "--save-every",
-    "5",
-    "--quiet",
-    "--no-validation",
-    "--out",
-]
+TINY = recipe("table2", data="embedded", steps=12, batch=2, patch=16)
+WORDS = ["--data", "embedded", "--batch", "2", "--patch", "16", "--quiet", "--no-validation"]
+COMMAND = [sys.executable, "-m", "abpn_lib.cli", "train", *WORDS, "--steps", "40", "--save-every", "5", "--out"]
+
+
+def abpn(*words: object) -> int:
+    return cli.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run, for those that go on from one."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert abpn("train", *WORDS, "--steps", 4, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(first: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first, tmp_path / "copy"))
 
 
 def test_recipes_are_the_papers() -> None:
-    paper = training.RECIPES["paper"]
-    assert (paper.steps, paper.rate, paper.batch, paper.patch, paper.start) == (1_000_000, 1e-3, 16, 64, "he")
+    paper = recipe("paper")
+    assert (paper.steps, paper.lr, paper.batch, paper.patch, paper.init) == (1_000_000, 1e-3, 16, 64, "he")
     assert paper.halve_at == (200_000, 400_000, 600_000, 800_000)
-    authors = training.RECIPES["authors"]
-    assert (authors.steps, authors.start) == (600_000, "glorot")
-    assert training.RECIPES["qat-paper"].rate == 1e-4
+    authors = recipe("authors")
+    assert (authors.steps, authors.init) == (600_000, "glorot")
+    assert recipe("qat-paper").lr == 1e-4
+
+
+def test_every_recipe_can_be_read_and_says_what_it_is() -> None:
+    folder = Path(cli.__file__).parent / "recipes"
+    for name in names():
+        assert isinstance(recipe(name), Recipe)
+        head = (folder / f"{name}.yaml").read_text().split("\n#   abpn ")
+        assert head[0].startswith("# "), name
+        assert "# Cost: " in head[1], name
 
 
 def test_rate_halves_where_the_recipe_says() -> None:
-    optimizer = training._optimizer(training.RECIPES["paper"])
+    optimizer = loop._optimizer(recipe("paper"))
     rates = [float(optimizer._learning_rate(step)) for step in (0, 200_001, 400_001, 900_000)]
     assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4, 6.25e-5])
 
@@ -63,23 +75,37 @@ def test_rate_halves_where_the_recipe_says() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "word"),
     [
-        ("nonsense", {}, "nonsense"),
+        ("nonsense", {}, "long-1-base"),
         ("table2", {"network": "resnet"}, "resnet"),
         ("table2", {"steps": 0}, "steps"),
+        ("table2", {"steps": 10**30}, "steps"),
+        ("table2", {"scale": 50}, "scale"),
+        ("table2", {"pairs": 2000}, "pairs"),
         ("table2", {"seed": -1}, "seed"),
-        ("table2", {"rate": 0.0}, "rate"),
+        ("table2", {"lr": 0.0}, "lr"),
+        ("table2", {"lr": float("nan")}, "lr"),
+        ("table2", {"lr": float("inf")}, "lr"),
+        ("table2", {"noise": float("nan")}, "finite"),
     ],
 )
 def test_bad_recipes_are_named(name: str, changes: dict, word: str) -> None:
-    with pytest.raises(training.InputError, match=word):
-        training.recipe(name, **changes)
+    with pytest.raises(InputError, match=word):
+        recipe(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [({"stepps": 3}, "stepps"), ({"steps": "many"}, "steps"), ({"init": "zeros"}, "init")]
+)
+def test_an_unknown_field_of_a_recipe_is_named(content: dict, word: str) -> None:
+    with pytest.raises(InputError, match=f"my recipe.*{word}"):
+        from_fields(content, "my recipe")
 
 
 def test_batches_are_aligned_and_depend_on_seed_and_step_alone(cat: np.ndarray) -> None:
-    patches = training.Patches([cat], 3, 16)
-    lr, hr = training.batch_at(patches, 4, seed=1, step=7)
-    again, _ = training.batch_at(patches, 4, seed=1, step=7)
-    other, _ = training.batch_at(patches, 4, seed=1, step=8)
+    patches = batches.Patches([cat], 3, 16)
+    lr, hr = batches.batch_at(patches, 4, seed=1, step=7)
+    again, _ = batches.batch_at(patches, 4, seed=1, step=7)
+    other, _ = batches.batch_at(patches, 4, seed=1, step=8)
     assert lr.shape == (4, 16, 16, 3)
     assert hr.shape == (4, 48, 48, 3)
     assert lr.min() >= 0
@@ -94,35 +120,41 @@ def test_batches_are_aligned_and_depend_on_seed_and_step_alone(cat: np.ndarray) 
 
 def test_flips_and_rotations_all_occur() -> None:
     ramp = np.tile(np.arange(48, dtype=np.uint8)[:, None, None] * 5, (1, 48, 3))
-    patches = training.Patches([ramp], 3, 16)
+    patches = batches.Patches([ramp], 3, 16)
     seen = {
         tuple(np.sign([lr[-1, 0, 0] - lr[0, 0, 0], lr[0, -1, 0] - lr[0, 0, 0]]).tolist())
         for step in range(20)
-        for lr in training.batch_at(patches, 4, 0, step)[0]
+        for lr in batches.batch_at(patches, 4, 0, step)[0]
     }
     assert seen == {(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)}
 
 
 def test_images_smaller_than_a_patch_are_refused() -> None:
-    with pytest.raises(training.InputError, match="48 pixels"):
-        training.Patches([np.zeros((30, 30, 3), np.uint8)], 3, 16)
+    with pytest.raises(InputError, match="48 pixels"):
+        batches.Patches([np.zeros((30, 30, 3), np.uint8)], 3, 16)
 
 
 def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path: Path, cat: np.ndarray) -> None:
-    recipe = training.recipe(
-        "table2", data="embedded", steps=40, batch=4, patch=16, start="he", average=0.0, optimizer="adam", rate=1e-3
+    made = recipe(
+        "table2", data="embedded", steps=40, batch=4, patch=16, init="he", ema_decay=0.0, optimizer="adam", lr=1e-3
     )
-    model = training.train(
-        recipe, [cat], tmp_path, validation=[(bicubic_down(cat, 3), cat)], save_every=10, progress=False
-    )
-    log = list(training.read_log(tmp_path))
+    model = loop.train(made, [cat], tmp_path, validation=[(bicubic_down(cat, 3), cat)], save_every=10, progress=False)
+    log = list(runs.read_log(tmp_path))
     assert [row["step"] for row in log] == [10, 20, 30, 40]
     assert log[-1]["loss"] < log[0]["loss"]
     fresh = networks.build("abpn")
-    training.load_weights(fresh, tmp_path / "weights.npz")
+    runs.load_weights(fresh, tmp_path / "weights.npz")
     np.testing.assert_array_equal(fresh.get_weights()[0], model.get_weights()[0])
-    with pytest.raises(training.InputError, match="fsrcnn"):
-        training.load_weights(networks.build("fsrcnn"), tmp_path / "weights.npz")
+    with pytest.raises(DataError, match="fsrcnn"):
+        runs.load_weights(networks.build("fsrcnn"), tmp_path / "weights.npz")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_reason(tmp_path: Path, cat: np.ndarray) -> None:
+    model = networks.build("abpn")
+    model.get_layer("transition").bias.assign(np.full(27, np.nan, np.float32))
+    with pytest.raises(DataError, match=r"not finite at step 1.*--lr"):
+        loop.train(TINY, [cat], tmp_path, model=model, save_every=2, progress=False)
+    assert not (tmp_path / "weights.npz").exists()
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
@@ -134,26 +166,66 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (broken / "weights.npz").exists(), "the run ended before it could be killed: give it more steps"
-    stopped_at = list(training.read_log(broken))[-1]["step"]
+    stopped_at = list(runs.read_log(broken))[-1]["step"]
     assert 0 < stopped_at < 40
     subprocess.run([*COMMAND, str(broken)], check=True, capture_output=True)
     assert (broken / "weights.npz").read_bytes() == (unbroken / "weights.npz").read_bytes()
-    rows = [[(row["step"], row["loss"]) for row in training.read_log(folder)] for folder in (unbroken, broken)]
+    rows = [[(row["step"], row["loss"]) for row in runs.read_log(folder)] for folder in (unbroken, broken)]
     assert rows[0] == rows[1]
 
 
 def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, cat: np.ndarray) -> None:
-    (tmp_path / "recipe.json").write_text("{}")
-    with pytest.raises(training.InputError, match="another recipe"):
-        training.train(TINY, [cat], tmp_path, progress=False)
-    assert (tmp_path / "recipe.json").read_text() == "{}"
+    (tmp_path / "recipe.json").write_bytes(b"\xff{}")
+    with pytest.raises(InputError, match="another recipe"):
+        loop.train(TINY, [cat], tmp_path, progress=False)
+    assert (tmp_path / "recipe.json").read_bytes() == b"\xff{}"
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path, cat: np.ndarray) -> None:
-    training.train(TINY, [cat], tmp_path, progress=False)
-    (tmp_path / "checkpoint.npz").write_bytes(b"not a checkpoint")
-    with pytest.raises(training.InputError, match=r"checkpoint\.npz"):
-        training.train(TINY, [cat], tmp_path, progress=False)
+def test_a_run_that_is_refused_claims_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--lr", "nan"], ["--patch", "4000"], ["--data", "nosuch"], ["--after", tmp_path], ["--pairs", "-1"]):
+        assert abpn("train", *WORDS, *words, "--out", tmp_path / "run") == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("weights.npz", b"PK\x03\x04 cut"), ("weights.npz", b""), ("checkpoint.npz", b"not a checkpoint"),
+        ("provenance.json", b"\xff"), ("provenance.json", b'{"recipe": {"steps": 3}}'), ("provenance.json", b"[]"),
+    ],
+)
+def test_a_damaged_run_is_named_in_one_line(
+    copy: Path, tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / name).write_bytes(content)
+    commands: list[list[object]] = [
+        ["train", *WORDS, "--steps", 2, "--after", copy, "--out", tmp_path / "next"],
+        ["average", copy, copy, "--out", tmp_path / "mean"], ["curves", copy],
+    ]
+    if name == "checkpoint.npz":
+        commands = [["train", *WORDS, "--steps", 4, "--out", copy]]
+    capsys.readouterr()
+    for words in commands:
+        assert abpn(*words) == 2, words
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1, error
+        assert "copy" in error or "averaged" in error
+    assert not (tmp_path / "mean").exists()
+
+
+def test_weights_that_are_not_numbers_are_refused(copy: Path) -> None:
+    arrays = _weights(copy)
+    arrays["transition/bias:0"][:] = np.nan
+    runs.save_npz(copy / "weights.npz", arrays)
+    with pytest.raises(DataError, match="not finite"):
+        runs.load_weights(networks.build("abpn"), copy / "weights.npz")
+
+
+def test_a_log_without_a_column_is_named(copy: Path) -> None:
+    (copy / "log.csv").write_text("step,loss\n1,0.5\n")
+    with pytest.raises(DataError, match=r"log\.csv is not the log of a run"):
+        list(runs.read_log(copy))
 
 
 # Logical devices must be made before TensorFlow starts, hence a process of its own.
@@ -163,13 +235,15 @@ from pathlib import Path
 import numpy as np, skimage.data, tensorflow as tf
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from abpn_lib.train import training
+from abpn_lib.train import loop, runs
+from abpn_lib.train.recipe import recipe
+from abpn_lib.files import InputError
 out, cat = Path(sys.argv[1]), skimage.data.chelsea()[:300, :450]
 
 def run(name, optimizer, strategy=None, **options):
-    recipe = training.recipe("ablation", data="embedded", steps=4, batch=4, patch=16, optimizer=optimizer)
-    return training.train(
-        recipe, [cat], out / name, progress=False, save_every=2, strategy=strategy, **options
+    made = recipe("ablation", data="embedded", steps=4, batch=4, patch=16, optimizer=optimizer)
+    return loop.train(
+        made, [cat], out / name, progress=False, save_every=2, strategy=strategy, **options
     ).get_weights()
 
 def stop(loss, seen=[]):
@@ -184,7 +258,7 @@ for a, b in zip(one_adam, two_adam, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 # SOAP's first basis comes from matrices that lack rank, which magnifies rounding: its loss is compared instead.
 run("one-soap", "soap"), run("two-soap", "soap", two)
-losses = [[row["loss"] for row in training.read_log(out / name)] for name in ("one-soap", "two-soap")]
+losses = [[row["loss"] for row in runs.read_log(out / name)] for name in ("one-soap", "two-soap")]
 np.testing.assert_allclose(*losses, rtol=0.05)
 # Stopped after its first checkpoint, a run on two devices goes on with the same bits.
 for optimizer in ("adam", "soap"):
@@ -197,14 +271,15 @@ for optimizer in ("adam", "soap"):
     broken, whole = ((out / f"{name}-{optimizer}" / "weights.npz").read_bytes() for name in ("broken", "two"))
     assert broken == whole, optimizer
 try:
-    training.train(training.recipe("ablation", steps=1, batch=3, patch=16), [cat], out / "odd", strategy=two)
-except training.InputError as error:
+    loop.train(recipe("ablation", steps=1, batch=3, patch=16), [cat], out / "odd", strategy=two)
+except InputError as error:
     assert "2 devices" in str(error)
 else:
     raise AssertionError("three patches were shared by two devices")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_share_a_batch_and_find_the_weights_of_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DISTRIBUTED, str(tmp_path)], capture_output=True, text=True, check=False
@@ -214,58 +289,48 @@ def test_two_devices_share_a_batch_and_find_the_weights_of_one(tmp_path: Path) -
 
 def test_a_few_steps_of_the_papers_recipe(tmp_path: Path) -> None:
     words = ["--recipe", "paper", "--data", "embedded", "--steps", "3", "--batch", "2", "--quiet", "--no-validation"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "train", *words, "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    finished = training.read_run(tmp_path)
-    assert (finished.recipe.patch, finished.recipe.optimizer, finished.recipe.start) == (64, "adam", "he")
-    assert [row["step"] for row in training.read_log(tmp_path)] == [3]
-    training.load_weights(networks.build("abpn"), tmp_path / "weights.npz")
+    assert abpn("train", *words, "--out", tmp_path) == 0
+    finished = runs.read_run(tmp_path)
+    assert (finished.recipe.patch, finished.recipe.optimizer, finished.recipe.init) == (64, "adam", "he")
+    assert [row["step"] for row in runs.read_log(tmp_path)] == [3]
+    runs.load_weights(networks.build("abpn"), tmp_path / "weights.npz")
 
 
-def test_a_run_goes_on_from_another_and_says_so(tmp_path: Path, cat: np.ndarray) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    tiny = ["--data", "embedded", "--steps", "4", "--batch", "2", "--patch", "16", "--quiet", "--no-validation"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "train", *tiny]
-    subprocess.run([*command, "--out", str(first)], check=True, capture_output=True)
-    after = ["--recipe", "longer", "--after", str(first), "--out", str(second)]
-    subprocess.run([*command, *after], check=True, capture_output=True)
-    finished = training.read_run(second)
-    assert (finished.recipe.start, finished.recipe.copies, finished.recipe.bias_rate) == ("run", (70, 50), 0.1)
+def test_a_run_goes_on_from_another_and_says_so(first: Path, tmp_path: Path, cat: np.ndarray) -> None:
+    after = ["--steps", 4, "--recipe", "long-2-revive", "--after", first, "--out", tmp_path]
+    assert abpn("train", *WORDS, *after) == 0
+    finished = runs.read_run(tmp_path)
+    assert finished.recipe.revive
+    assert (finished.recipe.init, finished.recipe.rescaled_copies, finished.recipe.bias_lr_factor) == (
+        "run", (70, 50), 0.1,
+    )
     assert finished.provenance["started_from"]["recipe"]["network"] == "abpn"
     assert len(finished.provenance["started_from"]["weights_sha256"]) == 64
-    start = training.build_after(first, finished.recipe, [bicubic_down(cat, 3)])
+    start = loop.build_after(first, finished.recipe, [bicubic_down(cat, 3)])
     np.testing.assert_array_equal(start.get_layer("transition").get_weights()[1], _weights(first)["transition/bias:0"])
 
 
-def test_runs_from_one_start_are_averaged_and_say_of_what(tmp_path: Path) -> None:
-    tiny = ["--data", "embedded", "--steps", "2", "--batch", "2", "--patch", "16", "--quiet", "--no-validation"]
-    command = [sys.executable, "-m", "abpn_lib.cli"]
+def test_runs_from_one_start_are_averaged_and_say_of_what(
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(name: str, *more: object) -> Path:
+        assert abpn("train", *WORDS, "--steps", 2, *more, "--out", tmp_path / name) == 0
+        return tmp_path / name
 
-    def train(name: str, *more: str) -> str:
-        folder = str(tmp_path / name)
-        subprocess.run([*command, "train", *tiny, *more, "--out", folder], check=True, capture_output=True)
-        return folder
-
-    first = train("first")
-    runs = [train(f"tuned{seed}", "--recipe", "tuned", "--after", first, "--seed", str(seed)) for seed in (3, 4)]
-    subprocess.run([*command, "average", *runs, "--out", str(tmp_path / "mean")], check=True, capture_output=True)
-    one, other, mean = (_weights(Path(folder)) for folder in (*runs, tmp_path / "mean"))
+    tuned = [train(f"tuned{seed}", "--recipe", "long-3-finetune", "--after", first, "--seed", seed) for seed in (3, 4)]
+    assert abpn("average", *tuned, "--out", tmp_path / "mean") == 0
+    one, other, mean = (_weights(folder) for folder in (*tuned, tmp_path / "mean"))
     assert (one["dfe1/kernel:0"] != other["dfe1/kernel:0"]).any()
     np.testing.assert_allclose(mean["dfe1/kernel:0"], (one["dfe1/kernel:0"] + other["dfe1/kernel:0"]) / 2, rtol=1e-6)
-    half = [*command, "average", first, runs[0], "--out", str(tmp_path / "half")]
-    subprocess.run(half, check=True, capture_output=True)
-    train("unrelated", "--seed", "1")
-    made = training.read_run(tmp_path / "mean").provenance
+    assert abpn("average", first, tuned[0], "--out", tmp_path / "half") == 0
+    unrelated = train("unrelated", "--seed", "1")
+    made = runs.read_run(tmp_path / "mean").provenance
     assert [part["seed"] for part in made["average_of"]] == [3, 4]
     assert made["command"].startswith("abpn average")
-    for wrong, out in ((["tuned3"], "x"), (["unrelated", "tuned3"], "x"), (["tuned3", "tuned4"], "mean")):
-        refused = subprocess.run(
-            [*command, "average", *(str(tmp_path / name) for name in wrong), "--out", str(tmp_path / out)],
-            capture_output=True, text=True, check=False,
-        )
-        assert refused.returncode == 2
-        assert len(refused.stderr.strip().splitlines()[-1]) > 20
+    capsys.readouterr()
+    for wrong, out in (([tuned[0]], "x"), ([unrelated, tuned[0]], "x"), (tuned, "mean")):
+        assert abpn("average", *wrong, "--out", tmp_path / out) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
         assert not (tmp_path / "x").exists()
 
 
@@ -274,19 +339,17 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
         return dict(saved)
 
 
-def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, cat: np.ndarray) -> None:
-    with pytest.raises(training.InputError, match="--after"):
-        training.build_start(training.recipe("longer"))
-    with pytest.raises(training.InputError, match="no finished run"):
-        training.build_after(tmp_path, training.recipe("longer"), [cat])
-    training.train(TINY, [cat], tmp_path, progress=False)
-    training.write_provenance(tmp_path, TINY, results.Context("c", "d", {}, "e", "f"), 1)
-    with pytest.raises(training.InputError, match="network abpn, the recipe fsrl"):
-        training.build_after(tmp_path, training.recipe("longer", network="fsrl"), [cat])
+def test_a_start_that_does_not_fit_is_refused(first: Path, tmp_path: Path, cat: np.ndarray) -> None:
+    with pytest.raises(InputError, match="--after"):
+        loop.build_start(recipe("long-2-revive"))
+    with pytest.raises(DataError, match="no finished run"):
+        loop.build_after(tmp_path, recipe("long-2-revive"), [cat])
+    with pytest.raises(InputError, match="network abpn, the recipe fsrl"):
+        loop.build_after(first, recipe("long-2-revive", network="fsrl"), [cat])
 
 
 def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
-    shown = list(training.with_copies([cat], replace(TINY, copies=(70, 50))))
+    shown = list(batches.with_rescaled_copies([cat], replace(TINY, rescaled_copies=(70, 50))))
     assert [image.shape for image, _ in shown] == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]
     assert {weight for _, weight in shown} == {1.0}
     np.testing.assert_array_equal(shown[0][0], cat)
@@ -294,21 +357,20 @@ def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
 
 def test_small_images_are_shown_as_copies_alone_and_less_often(cat: np.ndarray) -> None:
     small = cat[:150, :150]
-    shown = list(training.with_copies([small, cat], replace(TINY, copies=(50,), large=100_000, large_weight=4.0)))
+    made = replace(TINY, rescaled_copies=(50,), photo_pixels=100_000, photo_weight=4.0)
+    shown = list(batches.with_rescaled_copies([small, cat], made))
     assert [(image.shape[0], weight) for image, weight in shown] == [(75, 1.0), (300, 4.0), (150, 4.0)]
-    patches = training.Patches([small, cat[:, :150]], 3, 16, weights=[1.0, 4.0])
+    patches = batches.Patches([small, cat[:, :150]], 3, 16, weights=[1.0, 4.0])
     np.testing.assert_allclose(patches.chance, [1 / 9, 8 / 9])
 
 
-def test_dead_channels_of_a_run_are_counted(tmp_path: Path, cat: np.ndarray) -> None:
-    training.train(TINY, [cat], tmp_path, progress=False)
-    training.write_provenance(tmp_path, TINY, results.Context("c", "d", {}, "e", "f"), 1)
+def test_dead_channels_of_a_run_are_counted(copy: Path, cat: np.ndarray) -> None:
     model = networks.build("abpn")
-    training.load_weights(model, tmp_path / "weights.npz")
+    runs.load_weights(model, copy / "weights.npz")
     lr = bicubic_down(cat, 3)
-    (before,) = training.dead_channels(tmp_path, [lr])
+    (before,) = runs.dead_channels(copy, [lr])
     model.get_layer("dfe3").bias.assign(np.full(28, -1e3, np.float32))
-    training.save_weights(model, tmp_path / "weights.npz")
-    (after,) = training.dead_channels(tmp_path, [lr])
-    assert after.conditions["layers"].split()[3] == "28"
+    runs.save_weights(model, copy / "weights.npz")
+    (after,) = runs.dead_channels(copy, [lr])
+    assert str(after.columns["layers"]).split()[3] == "28"
     assert after.value > before.value

@@ -22,7 +22,7 @@ from abpn_lib.files import InputError, ModelError, write_atomically
 from abpn_lib.int8 import ptq
 from abpn_lib.int8.qat import fake_quantize
 from abpn_lib.tflite.graph import check_full_integer
-from abpn_lib.train import training
+from abpn_lib.train import runs
 
 __all__ = ["Export", "build_depths", "export_float", "export_int8", "networks_for_latency"]
 
@@ -103,7 +103,7 @@ def networks_for_latency(
             model = networks.build(name)
             networks.start_as_identity(model, 0.1)
             with contextlib.suppress(ModelError):  # none are shipped for the variants of FSRCNN
-                training.load_weights(model, models.weights(name))
+                runs.load_weights(model, models.weights(name))
             _export_on_noise(model, path, Export(height, width), kind)
     return paths
 

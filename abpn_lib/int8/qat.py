@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from abpn_lib import networks
 from abpn_lib.files import ModelError
 from abpn_lib.int8 import ptq
-from abpn_lib.train import training
+from abpn_lib.train import loop
+from abpn_lib.train.recipe import Recipe
 
 __all__ = ["fake_quantize", "train_qat"]
 
@@ -137,21 +138,21 @@ class _InputQuantizer(keras.layers.Layer):
 def train_qat(
     model: keras.Model,
     ranges: ptq.Ranges,
-    recipe: training.Recipe,
+    recipe: Recipe,
     hr_images: Iterable[NDArray[np.uint8]],
     folder: Path,
     **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).
 
-    Runs, logs, checkpoints and resumes as `training.train`, whose options it takes. Returns a float
+    Runs, logs, checkpoints and resumes as `loop.train`, whose options it takes. Returns a float
     network with the new weights and its new ranges; the network given is not changed.
 
-    Where `recipe.ranges` is "moving" they follow the batches, as in the authors' code. A batch of small patches
-    holds fewer extremes than an image does, so that they may come to clip what a large image has; "kept" leaves them.
+    Where `recipe.ranges` is "tracked" they follow the batches, as in the authors' code. A batch of small patches
+    holds fewer extremes than an image does, so that they may come to clip what a large image has; "fixed" leaves them.
     """
-    learner = fake_quantize(model, ranges, learn=recipe.ranges == "moving")
-    learner = training.train(recipe, hr_images, folder, model=learner, **options)
+    learner = fake_quantize(model, ranges, learn=recipe.ranges == "tracked")
+    learner = loop.train(recipe, hr_images, folder, model=learner, **options)
     trained = keras.models.clone_model(model)
     new_ranges = dict(ranges)
     for layer in trained.layers:

@@ -1,1 +1,1 @@
-
+"""From a recipe to trained weights, in a run's folder."""

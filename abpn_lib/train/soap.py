@@ -31,10 +31,10 @@ class Soap(keras.optimizers.Optimizer):
         Decay of the gradient's average, of its square in the eigenbasis, and of the two covariances.
     every
         Steps between two updates of the eigenbasis.
-    bias_rate
+    bias_lr_factor
         What the learning rate of the other variables is multiplied with. Biases as fast as kernels push channels
         below their ReLU for good, where nothing brings them back.
-    first_rate
+    first_layer_lr_factor
         What the learning rate of the first variable is multiplied with: the kernel that reads the image. Pixels are
         never negative, so that its channels die as soon as a kernel's sum falls below zero.
     options
@@ -49,15 +49,15 @@ class Soap(keras.optimizers.Optimizer):
         second: float = 0.95,
         covariance: float = 0.95,
         every: int = 10,
-        bias_rate: float = 1.0,
-        first_rate: float = 1.0,
+        bias_lr_factor: float = 1.0,
+        first_layer_lr_factor: float = 1.0,
         name: str = "Soap",
         **options: Any,
     ) -> None:
         super().__init__(name=name, **{"jit_compile": False, **options})
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
-        self.bias_rate, self.first_rate = bias_rate, first_rate
+        self.bias_lr_factor, self.first_layer_lr_factor = bias_lr_factor, first_layer_lr_factor
 
     def build(self, var_list: list[tf.Variable]) -> None:
         """Make the averages of every variable, and the bases and covariances of every kernel."""
@@ -83,9 +83,9 @@ class Soap(keras.optimizers.Optimizer):
         index = self._index_dict[self._var_key(variable)]
         slots = self._slots[index]
         if "left" in slots:
-            change = (1.0 if index else self.first_rate) * self._preconditioned(gradient, slots, step)
+            change = (1.0 if index else self.first_layer_lr_factor) * self._preconditioned(gradient, slots, step)
         else:
-            change = self.bias_rate * self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
+            change = self.bias_lr_factor * self._adam(slots, gradient, tf.square(gradient), step, tf.identity)
         variable.assign_sub(tf.cast(self.learning_rate, tf.float32) * change)
 
     def _adam(
@@ -117,7 +117,7 @@ class Soap(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes the same optimiser from."""
-        names = ("momentum", "second", "covariance", "every", "bias_rate", "first_rate")
+        names = ("momentum", "second", "covariance", "every", "bias_lr_factor", "first_layer_lr_factor")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
 

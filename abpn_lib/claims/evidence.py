@@ -1,0 +1,176 @@
+"""What the records say, as rules ask for it: scores over data sets, times of one device, single values."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from abpn_lib.results import PROTOCOL, Record, columns_of
+
+__all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
+
+DATASETS = ("urban100", "bsd100", "set14", "set5", "embedded")
+"""The data sets whose mean decides a rule on dB, as far as they were measured."""
+
+SEEDS = 3
+
+Of = Callable[[Mapping[str, float]], float]
+"""What a rule takes from the models' PSNR in dB, by their names."""
+
+
+class Absent(Exception):
+    """A record that a rule needs is not there; it makes a claim "not testable here"."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean PSNR in dB of some models on every data set where all of them were measured, for every seed.
+
+    A model that was not trained from a further seed stands in that seed's table with its first one.
+    """
+
+    seeds: tuple[Mapping[str, Mapping[str, float]], ...]
+    records: tuple[Record, ...]
+
+    @property
+    def by_set(self) -> dict[str, dict[str, float]]:
+        """The mean over seeds, by data set and model."""
+        return {
+            dataset: {subject: statistics.fmean(seed[dataset][subject] for seed in self.seeds) for subject in table}
+            for dataset, table in self.seeds[0].items()
+        }
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean over seeds and data sets, by model."""
+        return _mean_over_sets(self.by_set)
+
+    def text(self, of: Of) -> str:
+        """What `of` takes, with its value on each data set and its spread over seeds."""
+        each = ", ".join(f"{name} {of(table):+.2f}" for name, table in self.by_set.items())
+        by_seed = [of(_mean_over_sets(seed)) for seed in self.seeds]
+        spread = f"; {len(by_seed)} seeds {min(by_seed):+.2f} to {max(by_seed):+.2f}" if len(by_seed) > 1 else ""
+        return f"{of(self.means):+.2f} dB ({each}{spread})"
+
+
+def _mean_over_sets(by_set: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    tables = list(by_set.values())
+    return {subject: statistics.fmean(table[subject] for table in tables) for subject in tables[0]}
+
+
+class Evidence:
+    """Records by what they measure; of those that measure the same, one of the run at hand comes first."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records: dict[tuple[str, str], list[Record]] = {}
+        # Which of two equal records is taken must not depend on the order that they come in.
+        for record in sorted(records, key=lambda record: (record.kind != "measured", record.id)):
+            self.records.setdefault((record.quantity, record.subject), []).append(record)
+
+    def of(self, quantity: str) -> list[Record]:
+        """All records of a quantity."""
+        return [record for (kind, _), found in self.records.items() if kind == quantity for record in found]
+
+    def value(self, quantity: str, subject: str) -> Record:
+        """The record of a quantity that needs no conditions."""
+        if found := self.records.get((quantity, subject)):
+            return found[0]
+        raise Absent(f"there is no record of {quantity} of {subject}")
+
+    def image(self, quantity: str, subject: str, image: str) -> Record:
+        """The record of one image of Urban100, such as "img_004"."""
+        for record in self.records.get((quantity, subject), []):
+            # Image names carry the file's suffix: img_004_SRF_4_HR.
+            named = f"{record.get('image', '')}_".startswith(f"{image}_")
+            if named and record.get("dataset") == "urban100" and record.get("protocol", PROTOCOL) == PROTOCOL:
+                return record
+        raise Absent(f"there is no record of {quantity} of {subject} on Urban100's {image}")
+
+    def times(self, *subjects: str) -> dict[str, Record]:
+        """The latency records of nodes and networks, all of one kind, device, thread count and kernel path."""
+        groups: dict[tuple[Any, ...], dict[str, Record]] = {}
+        for subject in subjects:
+            for record in self.records.get(("latency", subject), []):
+                if record.get("size", "") == size_of(subject) and record.get("channels", 3) == 3:
+                    threads, kernels = str(record.get("threads", 1)), record.get("kernels", "xnnpack")
+                    key = (record.kind, threads, kernels, record.context.device)
+                    groups.setdefault(key, {}).setdefault(subject, record)
+        # Measured before recorded, one thread before more, XNNPACK before the built-in kernels.
+        for key in sorted(groups, key=lambda key: (key[0] != "measured", key[1] != "1", key[2] != "xnnpack", key)):
+            if len(groups[key]) == len(subjects):
+                return {subject: groups[key][subject] for subject in subjects}
+        names = ", ".join(f"{subject} ({size_of(subject)})" for subject in subjects)
+        raise Absent(f"not all of these were timed on one device under equal conditions: {names}")
+
+    def scores(self, *subjects: str, reading: str | None = None) -> Scores:
+        """PSNR of all these models, on every data set on which each was measured over the same images."""
+        tables: list[dict[str, dict[str, float]]] = [{} for _ in range(SEEDS)]
+        used: list[Record] = []
+        for dataset in DATASETS:
+            row = self._row(subjects, dataset, reading)
+            if not row:
+                continue
+            tables[0][dataset] = {record.subject: record.value for record in row}
+            others = [self._of_seed(row, dataset, seed, reading) for seed in range(1, SEEDS)]
+            for table, other in zip(tables[1:], others, strict=True):
+                table[dataset] = {**tables[0][dataset], **{name: record.value for name, record in other.items()}}
+            used += [*row, *(record for other in others for record in other.values())]
+        if not used:
+            raise Absent(f"there is no data set on which PSNR was measured for all of: {', '.join(subjects)}")
+        # The seeds of different networks are independent draws: a seed's table needs no pairing, but all data sets.
+        several = any(record.get("seed") for record in used)
+        return Scores(tuple(tables if several else tables[:1]), tuple(used))
+
+    def psnr(self, subject: str, dataset: str, reading: str | None = None, *kinds: str) -> Record | None:
+        """The PSNR of a model over a data set under the authors' protocol, if there is a record of it."""
+        for record in self.records.get(("psnr", subject), []):
+            if (
+                record.kind in (kinds or ("measured", "recorded")) and "image" not in record.columns
+                and record.get("dataset") == dataset and record.get("protocol", PROTOCOL) == PROTOCOL
+                and record.get("reading") == reading
+            ):
+                return record
+        return None
+
+    def _row(self, subjects: tuple[str, ...], dataset: str, reading: str | None) -> list[Record]:
+        for kinds in (("measured",), ("recorded",), ("measured", "recorded")):
+            found = [self.psnr(subject, dataset, reading, *kinds) for subject in subjects]
+            row = [record for record in found if record is not None]
+            # A difference between means over different images would say nothing.
+            if len(row) == len(subjects) and len({record.count for record in row}) == 1:
+                return row
+        return []
+
+    def _of_seed(self, row: list[Record], dataset: str, seed: int, reading: str | None) -> dict[str, Record]:
+        """The records of another seed, by the first seed's subject, as far as there are any."""
+        others = {}
+        for first in row:
+            name = _with_seed(first.subject, seed)
+            hits = [self.psnr(name, dataset, reading, kind) for kind in ("measured", "recorded")]
+            known = next((hit for hit in hits if hit is not None and hit.count == first.count), None)
+            if known is not None:
+                others[first.subject] = known
+        return others
+
+
+def _with_seed(subject: str, seed: int) -> str:
+    """The same model trained from another seed: abpn-fp32 -> abpn-seed1-fp32."""
+    columns = columns_of(subject)
+    return f"{columns['network']}-seed{seed}" + (f"-{columns['form']}" if "form" in columns else "")
+
+
+def size_of(subject: str) -> str:
+    """The size at which the paper times something: nodes at 1080p, networks and LR nodes at 640x360."""
+    return "1920x1080" if subject.startswith("node-") and not subject.endswith("-lr") else "640x360"
+
+
+def milliseconds(records: Iterable[Record]) -> str:
+    """Times in words."""
+    return ", ".join(f"{record.subject} {record.value:.3g} ms" for record in records)
+
+
+def clearly_above(a: Record, b: Record) -> bool:
+    """Whether a's interval lies above b's; without intervals, whether its value does."""
+    return (a.spread or (a.value, a.value))[0] > (b.spread or (b.value, b.value))[1]

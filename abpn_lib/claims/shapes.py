@@ -1,0 +1,415 @@
+"""The shapes that a rule can have. Each makes its own text from the numbers that its code uses.
+
+- `Difference`, `Ratio`: a number in a range (the paper's dB are on DIV2K validation, ours on other images, so gaps are
+  compared, never the values themselves; the paper's milliseconds are an NPU's or a phone's, so ratios are).
+- `Slower`, `Place`: an order; two medians whose intervals overlap are not ordered.
+- `Count`, `Score`: a value that must agree in every digit.
+- `Recipe`: a description of what the authors did, which no measurement refutes.
+- `Both`: two halves of these. `Own`: a rule with code of its own. `Untestable`: none at all.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from abpn_lib import paper
+from abpn_lib.claims.evidence import Absent, Evidence, clearly_above, milliseconds, size_of
+from abpn_lib.results import Record
+
+__all__ = [
+    "NOT_DIV2K", "NPU", "THIS_MACHINE", "Both", "Compared", "Count", "Difference", "Found", "Judgement", "Own", "Place",
+    "Range", "Ratio", "Recipe", "Rule", "Score", "Slower", "Untestable", "Verdict",
+]
+
+Verdict = Literal["reproduced", "partly", "not reproduced", "not testable here"]
+Compared = Literal["a value", "a difference", "an ordering", "a ratio", "arithmetic", "a description"]
+
+NPU = "The time belongs to the paper's NPU"
+NOT_DIV2K = "Our images are not DIV2K's, so only the difference is compared."
+THIS_MACHINE = "Another device than the paper's: the comparison holds for the machine that was timed."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the records say of a claim: the verdict, what was measured in words, from which records, and why."""
+
+    verdict: Verdict
+    measured: str
+    records: tuple[Record, ...] = ()
+    why: str = ""
+
+
+class Found(NamedTuple):
+    """What a rule found: whether it holds, whether in part, in words, by which records, and what to bear in mind."""
+
+    good: bool
+    fair: bool
+    measured: str
+    records: tuple[Record, ...] = ()
+    why: str = ""
+    otherwise: Verdict = "not reproduced"
+
+
+class Rule:
+    """A rule that was fixed before its value was looked at."""
+
+    compared: Compared = "a value"
+
+    # A shape has these two: its text, and what the records say (or `Absent`, where one is missing).
+    def _words(self) -> str:
+        raise NotImplementedError
+
+    def _find(self, evidence: Evidence) -> Found:
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return self._words()
+
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        raise NotImplementedError
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        """The verdict; "not testable here" where a record is missing."""
+        try:
+            found = self._find(evidence)
+        except Absent as absent:
+            text = str(absent)
+            return Judgement("not testable here", "", (), f"{text[0].upper()}{text[1:]}.")
+        verdict: Verdict = "reproduced" if found.good else "partly" if found.fair else found.otherwise
+        return Judgement(verdict, found.measured, found.records, found.why)
+
+
+class Range(NamedTuple):
+    """From `low` to `high`, both held."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in it."""
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"at least {self.low:.3g}"
+        return f"at most {self.high:g}" if self.low <= 0 else f"{self.low:.3g} to {self.high:.3g}"
+
+
+@dataclass(frozen=True)
+class Difference(Rule):
+    """PSNR of one model less another's (or less the median of several), on the mean over the data sets.
+
+    With `target`, the paper's own difference, `near` and `far` are tolerances in dB around it; without, `good` and
+    `fair` are ranges.
+    """
+
+    what: str
+    minuend: str
+    subtrahend: str | tuple[str, ...]
+    good: Range | None = None
+    fair: Range | None = None
+    target: float | None = None
+    near: float = 0
+    far: float = 0
+    why: str = NOT_DIV2K
+    absent: str = ""
+    compared: Compared = "a difference"
+
+    def _words(self) -> str:
+        if self.target is None:
+            return f"{self.what}. Reproduced: {self.good} dB; partly: otherwise {self.fair} dB."
+        return (
+            f"{self.what}, {self.target:+.2f} dB in the paper. Reproduced: within {self.near:.2f} dB of that on the "
+            f"mean over the data sets; partly: within {self.far:.2f} dB."
+        )
+
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"{self.what}, {self.good} dB"
+
+    def of(self, psnr: Mapping[str, float]) -> float:
+        """The difference, in dB, from the models' PSNR."""
+        others = (self.subtrahend,) if isinstance(self.subtrahend, str) else self.subtrahend
+        return psnr[self.minuend] - statistics.median(psnr[name] for name in others)
+
+    def _find(self, evidence: Evidence) -> Found:
+        others = (self.subtrahend,) if isinstance(self.subtrahend, str) else self.subtrahend
+        try:
+            scores = evidence.scores(*dict.fromkeys((self.minuend, *others)))
+        except Absent:
+            if self.absent:
+                raise Absent(self.absent) from None
+            raise
+        found = self.of(scores.means)
+        if self.target is not None:
+            good, fair = abs(found - self.target) <= self.near, abs(found - self.target) <= self.far
+        else:
+            good, fair = (bound is not None and bound.holds(found) for bound in (self.good, self.fair))
+        return Found(good, fair, scores.text(self.of), scores.records, self.why)
+
+
+@dataclass(frozen=True)
+class Ratio(Rule):
+    """A time (or the sum of several) over another; with `quantity` "size" of two files."""
+
+    what: str
+    above: str | tuple[str, ...]
+    below: str
+    good: Range
+    fair: Range | None = None
+    shown: str = "{:.2f}"
+    quantity: Literal["latency", "size"] = "latency"
+    absent: str = ""
+    compared: Compared = "a ratio"
+
+    def _words(self) -> str:
+        return f"{self.what}. Reproduced: {self.good}; partly: {self.fair}."
+
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"{self.what}, {self.good}"
+
+    def _find(self, evidence: Evidence) -> Found:
+        names = (*((self.above,) if isinstance(self.above, str) else self.above), self.below)
+        if self.quantity == "latency":
+            records = list(evidence.times(*names).values())
+            words = milliseconds(records)
+        else:
+            records = [evidence.value(self.quantity, name) for name in names]
+            words = f"{' and '.join(f'{record.value:,.0f}' for record in records)} bytes"
+        ratio = sum(record.value for record in records[:-1]) / records[-1].value
+        measured = f"{self.shown.format(ratio)} ({words})"
+        fair = self.fair is not None and self.fair.holds(ratio)
+        return Found(self.good.holds(ratio), fair, measured, tuple(records), THIS_MACHINE)
+
+
+@dataclass(frozen=True)
+class Slower(Rule):
+    """Some nodes are slower than another node or a network."""
+
+    what: str
+    slower: tuple[str, ...]
+    faster: str
+    compared: Compared = "an ordering"
+
+    def _words(self) -> str:
+        good = "it is slower; partly: their intervals overlap" if len(self.slower) == 1 else "all are; partly: one is"
+        return f"{self.what} Reproduced: {good}."
+
+    def _find(self, evidence: Evidence) -> Found:
+        times = evidence.times(*self.slower, self.faster)
+        fast = times[self.faster]
+        above = [clearly_above(times[name], fast) for name in self.slower]
+        overlap = len(above) == 1 and not clearly_above(fast, times[self.slower[0]])
+        records = tuple(times.values())
+        return Found(all(above), any(above) or overlap, milliseconds(records), records, THIS_MACHINE)
+
+
+@dataclass(frozen=True)
+class Place(Rule):
+    """Where something stands among others, as in the paper: slower or faster, or (on an image) better or worse."""
+
+    subject: str
+    paper: Mapping[str, float]
+    names: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    quantity: str = "latency"
+    level: float = 0.05
+    enough: float = 0.75
+    compared: Compared = "an ordering"
+
+    @property
+    def others(self) -> list[str]:
+        """Those that stand clearly apart in the paper; on an image, all."""
+        own = self.paper[self.subject]
+        apart = 1 if self.image else 1 + self.level
+        return [name for name, value in self.paper.items()
+                if name != self.subject and (self.image or max(value, own) / min(value, own) > apart)]
+
+    def _words(self) -> str:
+        if self.image:
+            named = " and ".join(self.names[name] for name in self.others)
+            return (
+                f"Better or worse than {named} in {self.quantity.upper()} over the whole image. "
+                "Reproduced: both as on the paper's crop; partly: one."
+            )
+        return (
+            f"Which of {len(self.others)} others are slower and which faster, at {size_of(self.subject)} on this "
+            f"machine (others within {self.level:.0%} in the paper are left out). Reproduced: all as in the paper; "
+            f"partly: at least {self.enough:.0%} of them."
+        )
+
+    def _find(self, evidence: Evidence) -> Found:
+        if self.image:
+            records = {name: evidence.image(self.quantity, name, self.image) for name in self.paper}
+        else:
+            records = evidence.times(self.subject, *self.others)
+        agree = [name for name in self.others if clearly_above(*self._as_in_paper(records, name))]
+        share = len(agree) / len(self.others)
+        good, fair = share == 1, share >= self.enough
+        if self.image:
+            measured = ", ".join(f"{name} {record.value:.4g}" for name, record in records.items())
+            why = "The paper does not say where the crop lies: the whole image's order is compared, not the values."
+            return Found(good, bool(agree), measured, tuple(records.values()), why)
+        against = ", ".join(name for name in self.others if name not in agree)
+        measured = f"{records[self.subject].value:.3g} ms; {len(agree)} of {len(self.others)} pairs as in the paper"
+        measured += f", not those with {against}" if against else ""
+        why = f"{NPU}, so the order is compared, not the milliseconds."
+        return Found(good, fair, measured, tuple(records.values()), why)
+
+    def _as_in_paper(self, records: Mapping[str, Record], name: str) -> tuple[Record, Record]:
+        """Two records, the one first that the paper has as the greater."""
+        pair = (records[self.subject], records[name])
+        return pair if self.paper[self.subject] > self.paper[name] else pair[::-1]
+
+
+@dataclass(frozen=True)
+class Count(Rule):
+    """A network's trainable parameters, in thousands as the paper prints them."""
+
+    network: str
+    thousands: float
+    shown: str = "{:,.0f}"
+    why: str = "Another number of trainable parameters."
+
+    def _words(self) -> str:
+        return f"Reproduced: our network's trainable parameters round to {self.thousands:.2f} K; there is no partly."
+
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"the trainable parameters of {self.network} round to {self.thousands} K"
+
+    def _find(self, evidence: Evidence) -> Found:
+        record = evidence.value("parameters", self.network)
+        same = round(record.value / 1000, 2) == self.thousands
+        return Found(same, False, self.shown.format(record.value), (record,), "" if same else self.why)
+
+
+@dataclass(frozen=True)
+class Score(Rule):
+    """A challenge score that must follow from its row's PSNR in dB and time in ms, digit by digit."""
+
+    psnr: float
+    milliseconds: float
+    printed: str
+    compared: Compared = "arithmetic"
+
+    def _words(self) -> str:
+        return (
+            "2^(2·PSNR − 48) / ms, computed from the row's quoted PSNR and run time. Reproduced: equal to the score in "
+            "every digit printed; there is no partly."
+        )
+
+    def _find(self, evidence: Evidence) -> Found:
+        value = f"{paper.score(self.psnr, self.milliseconds):.{len(self.printed.partition('.')[2])}f}"
+        why = "Arithmetic on the paper's own numbers: nothing was measured for it."
+        return Found(value == self.printed, False, f"{value}, computed from quoted values", (), why)
+
+
+@dataclass(frozen=True)
+class Recipe(Rule):
+    """Whether a shipped model was trained as the authors say; nothing measured refutes a description."""
+
+    model: str
+    steps: int
+    followed: Mapping[str, str]
+    where: str
+    compared: Compared = "a description"
+
+    def _words(self) -> str:
+        wanted = ", ".join(f"{key} {value}" for key, value in self.followed.items())
+        return (
+            f"Whether the shipped {self.model} was trained by the recipe of {self.where}: {wanted}, {self.steps:,} "
+            "batches (an epoch is 1000 batches in the authors' code). Reproduced: wholly; partly: in at least half of "
+            "it; otherwise not testable here, since a description is not refuted by other training."
+        )
+
+    def _find(self, evidence: Evidence) -> Found:
+        description = "It describes what the authors did, which no measurement of ours can refute."
+        try:
+            record = evidence.value("training-steps", self.model)
+        except Absent:
+            raise Absent(f"{description[:-1]}. Each shipped model states the recipe that made it") from None
+        given = {key: str(value) for key, value in record.columns.items() if key not in ("network", "form", "seed")}
+        ours = {**given, "steps": f"{record.value:.0f}"}
+        wanted = {**self.followed, "steps": str(self.steps)}
+        departs = [f"{key} {ours.get(key, 'not stated')}" for key, value in wanted.items() if ours.get(key) != value]
+        measured = f"{self.model}: {', '.join(f'{key} {ours[key]}' for key in sorted(ours))}"
+        good, fair = not departs, len(departs) <= len(wanted) / 2
+        why = f"The shipped model was trained otherwise in: {', '.join(departs)}."
+        if good:
+            why = "The shipped model was trained by this recipe."
+        elif not fair:
+            why = f"{description} Ours departs in: {', '.join(departs)}."
+        return Found(good, fair, measured, (record,), why, "not testable here")
+
+
+def _halves(*parts: bool | None) -> tuple[bool, bool]:
+    """Whether a claim of several halves holds, and whether in part; None is a half that was not tested."""
+    tested = [part for part in parts if part is not None]
+    return len(tested) == len(parts) and all(tested), any(tested)
+
+
+@dataclass(frozen=True)
+class Both(Rule):
+    """Two halves. Where the second has no record it is untested, and its `absent` says so."""
+
+    first: Rule
+    second: Rule
+    joint: str = "; "
+    compared: Compared = "a ratio"
+
+    def _words(self) -> str:
+        halves = f"Two halves: {self.first.half}; {self.second.half}"
+        return f"{halves}. Reproduced: both; partly: one, or one with the other untested."
+
+    def _find(self, evidence: Evidence) -> Found:
+        first = self.first._find(evidence)
+        try:
+            second = self.second._find(evidence)
+        except Absent as absent:
+            untested = getattr(self.second, "absent", "") or str(absent)
+            good, fair = _halves(first.good, None)
+            return Found(good, fair, first.measured, first.records, f"Untested: {untested}. {first.why}".strip())
+        good, fair = _halves(first.good, second.good)
+        measured = f"{first.measured}{self.joint}{second.measured}"
+        return Found(good, fair, measured, first.records + second.records, first.why or second.why)
+
+
+@dataclass(frozen=True)
+class Own(Rule):
+    """A rule with code of its own."""
+
+    words: str
+    code: Callable[[Evidence], Found]
+    compared: Compared
+
+    def _words(self) -> str:
+        return self.words
+
+    def _find(self, evidence: Evidence) -> Found:
+        return self.code(evidence)
+
+
+@dataclass(frozen=True)
+class Untestable(Rule):
+    """The rule of a claim that no record made here could test."""
+
+    why: str
+
+    def _words(self) -> str:
+        return "None: nothing measured here could confirm or refute it."
+
+    def _find(self, evidence: Evidence) -> Found:
+        raise Absent(self.why.rstrip("."))

@@ -1,0 +1,99 @@
+"""Batches of aligned LR and HR patches, each a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from abpn_lib.degradation import bicubic_down, bicubic_resize, crop_to_multiple
+from abpn_lib.files import InputError
+from abpn_lib.train.recipe import Recipe
+
+__all__ = ["Patches", "batch_at", "batches", "with_rescaled_copies"]
+
+
+class Patches:
+    """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut.
+
+    An image is drawn in proportion to its area times its weight (1 if no weights are given).
+
+    Raises
+    ------
+    InputError
+        If no image is as large as a patch.
+    """
+
+    def __init__(
+        self, hr_images: Iterable[NDArray[np.uint8]], scale: int, patch: int, weights: Iterable[float] | None = None
+    ) -> None:
+        every = zip(hr_images, weights, strict=True) if weights is not None else ((hr, 1.0) for hr in hr_images)
+        used = [(hr, weight) for hr, weight in every if min(hr.shape[:2]) >= patch * scale]
+        # LR is made from the whole image, as DIV2K's is, not from the patch.
+        self.pairs = [(bicubic_down(hr, scale), hr) for hr, _ in used]
+        self.scale, self.patch = scale, patch
+        if not self.pairs:
+            raise InputError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
+        areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=np.float64)
+        weighted = areas * [weight for _, weight in used]
+        self.chance = weighted / weighted.sum()
+
+
+def with_rescaled_copies(
+    hr_images: Iterable[NDArray[np.uint8]], recipe: Recipe
+) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """What a recipe shows of each HR (H, W, 3) image, and the weight of each: the image and its bicubic copies.
+
+    The copies have `recipe.rescaled_copies` percent of its size, cropped to a multiple of the scale.
+    """
+    for hr in hr_images:
+        large = hr.shape[0] * hr.shape[1] >= recipe.photo_pixels
+        weight = recipe.photo_weight if large else 1.0
+        if large:
+            yield hr, weight
+        for percent in recipe.rescaled_copies:
+            yield crop_to_multiple(bicubic_resize(hr, Fraction(percent, 100)), recipe.scale), weight
+
+
+def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Batch number `step`: LR (N, p, p, 3) and HR (N, sp, sp, 3) float32 in [0, 1], flipped and rotated.
+
+    The result depends on the arguments alone.
+    """
+    rng = np.random.default_rng([seed, step])
+    scale, side = patches.scale, patches.patch
+    lr_batch = np.empty((batch, side, side, 3), np.uint8)
+    hr_batch = np.empty((batch, side * scale, side * scale, 3), np.uint8)
+    for i, pick in enumerate(rng.choice(len(patches.pairs), batch, p=patches.chance)):
+        lr, hr = patches.pairs[pick]
+        y, x = (int(rng.integers(n - side + 1)) for n in lr.shape[:2])
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        lr_patch = lr[y : y + side, x : x + side]
+        hr_patch = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
+        for patch, target in ((lr_patch, lr_batch), (hr_patch, hr_batch)):
+            turned = np.rot90(patch, turns)
+            target[i] = turned[:, ::-1] if flip else turned
+    whole = np.float32(255)
+    return np.divide(lr_batch, whole, dtype=np.float32), np.divide(hr_batch, whole, dtype=np.float32)
+
+
+def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
+    """The batches from number `first` to the recipe's last, in order, made ahead of and beside the training steps."""
+    lr_shape = (recipe.batch, recipe.patch, recipe.patch, 3)
+    hr_shape = (recipe.batch, recipe.patch * recipe.scale, recipe.patch * recipe.scale, 3)
+
+    def make(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # A function with state would be run alone, and nothing ahead, once op determinism is on.
+        lr, hr = tf.numpy_function(
+            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)),
+            [step],
+            (tf.float32, tf.float32),
+            stateful=False,
+        )
+        return tf.ensure_shape(lr, lr_shape), tf.ensure_shape(hr, hr_shape)
+
+    steps = tf.data.Dataset.range(first, recipe.steps)
+    return steps.map(make, num_parallel_calls=4, deterministic=True).prefetch(4)

@@ -1,0 +1,315 @@
+"""FP32 training: L1 loss, Adam or SOAP, and checkpoints that a killed run goes on from with the same bits.
+
+A run is a pure function of its recipe, its images and the number of threads: batch number k depends on (seed, k) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from abpn_lib import datasets, metrics, networks, results
+from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import DataError, InputError, write_atomically
+from abpn_lib.train.batches import Patches, batches, with_rescaled_copies
+from abpn_lib.train.recipe import Recipe
+from abpn_lib.train.runs import BROKEN, load_weights, read_run, save_npz, save_weights, write_provenance
+from abpn_lib.train.soap import Soap
+
+__all__ = [
+    "Validation", "build_after", "build_start", "pixel_psnr", "run", "threads", "train", "use_threads",
+    "validation_pairs",
+]
+
+Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+"""(LR, HR) uint8 image pairs that are scored at each checkpoint."""
+
+
+def build_start(recipe: Recipe) -> keras.Model:
+    """The recipe's network with its initial weights.
+
+    Raises
+    ------
+    InputError
+        If the recipe starts from another run, for which there is `build_after`.
+    """
+    if recipe.init == "run":
+        raise InputError("this recipe goes on from another run: name its folder (--after)")
+    model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
+    if recipe.init == "identity":
+        networks.start_as_identity(model, recipe.noise)
+    elif recipe.init == "glorot":
+        for i, weight in enumerate(w for w in model.trainable_weights if len(w.shape) == 4):
+            weight.assign(keras.initializers.GlorotNormal(seed=recipe.seed * 1000 + i)(weight.shape))
+    return model
+
+
+def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uint8]]) -> keras.Model:
+    """The network of a finished run in `folder` as a start for `recipe`.
+
+    With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no finished run, or one of another network.
+    """
+    first = read_run(folder).recipe
+    for field in ("network", "scale", "pairs"):
+        if getattr(first, field) != getattr(recipe, field):
+            raise InputError(
+                f"{folder} has {field} {getattr(first, field)}, the recipe {getattr(recipe, field)}: they must agree"
+            )
+    model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
+    load_weights(model, folder / "weights.npz")
+    if not recipe.revive:
+        return model
+    try:
+        networks.revive(model, lr_images, seed=recipe.seed)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return model
+
+
+def pixel_psnr(model: keras.Model, pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> float:
+    """Mean PSNR in dB (the authors' protocol) of a [0, 1] network over (LR, HR) uint8 pairs."""
+    scores = []
+    for lr, hr in pairs:
+        sr = model(lr[None].astype(np.float32) / 255).numpy()[0]
+        scores.append(metrics.psnr(hr, np.clip(np.rint(sr * 255), 0, 255).astype(np.uint8)))
+    return float(np.mean(scores))
+
+
+def train(
+    recipe: Recipe,
+    hr_images: Iterable[NDArray[np.uint8]],
+    folder: Path,
+    *,
+    model: keras.Model | None = None,
+    validation: Validation | None = None,
+    save_every: int = 500,
+    progress: bool = True,
+    strategy: tf.distribute.Strategy | None = None,
+    each_step: Callable[[tf.Tensor], None] | None = None,
+) -> keras.Model:
+    """Train, or go on training, in `folder`; return the network.
+
+    `model` is what training starts from, if not `build_start(recipe)`; QAT passes its own.
+
+    Where several GPUs are visible, each takes an equal part of every batch; `strategy` decides otherwise. The
+    gradients are averaged, so the weights are those of one device but for rounding. A `model` given without a
+    `strategy` trains on one device: variables cannot be moved to several afterwards. `each_step` is called with
+    the loss of each step; it need not have been computed yet.
+
+    The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv``
+    (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
+    was killed at any moment goes on from its last checkpoint and ends in the same bits.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices cannot share
+        a batch equally.
+    """
+    shown = list(with_rescaled_copies(hr_images, recipe))
+    patches = Patches((hr for hr, _ in shown), recipe.scale, recipe.patch, [weight for _, weight in shown])
+    strategy = strategy or (_strategy() if model is None else tf.distribute.get_strategy())
+    if recipe.batch % strategy.num_replicas_in_sync:
+        raise InputError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
+    # Without it some gradients are summed in whatever order the threads finish.
+    tf.config.experimental.enable_op_determinism()
+    with strategy.scope():
+        model = model or build_start(recipe)
+        optimizer = _optimizer(recipe)
+        optimizer.build(model.trainable_variables)
+    state = [*model.weights, *optimizer.variables]
+    # Claimed only now: a run that is refused leaves no folder behind.
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim_folder(folder, recipe)
+    first, rows = _resume(folder, state)
+    step_function = _step_function(model, optimizer, recipe.loss, strategy)
+    losses: list[tf.Tensor] = []
+    started = time.perf_counter()
+    done_before = float(rows[-1]["seconds"]) if rows else 0.0
+    bar = tqdm(
+        strategy.experimental_distribute_dataset(batches(patches, recipe, first)),
+        total=recipe.steps,
+        initial=first,
+        unit="step",
+        desc=recipe.network,
+        disable=not progress,
+        mininterval=1.0,
+    )
+    for step, (lr, hr) in enumerate(bar, start=first + 1):
+        # Reading its value would make the host wait for the device at every step.
+        try:
+            losses.append(step_function(lr, hr))
+        except tf.errors.InvalidArgumentError as error:  # SOAP's eigenbases, of a gradient that is not finite
+            raise _not_finite(step) from error
+        if each_step:
+            each_step(losses[-1])
+        if step % save_every == 0 or step == recipe.steps:
+            seconds = done_before + time.perf_counter() - started
+            rows.append(_log_row(step, losses, optimizer, model, validation, seconds))
+            if not math.isfinite(float(rows[-1]["loss"])):
+                raise _not_finite(step)
+            bar.set_postfix(loss=rows[-1]["loss"], psnr=rows[-1]["val_psnr"])
+            _save(folder, state, step, rows)
+            losses = []
+    if recipe.ema_decay:
+        optimizer.finalize_variable_values(model.trainable_variables)
+    save_weights(model, folder / "weights.npz")
+    return model
+
+
+def run(
+    recipe: Recipe, folder: Path, context: results.Context, *, after: Path | None = None,
+    validate_on: str = "embedded", save_every: int = 500, progress: bool = True,
+) -> Path:
+    """Train by a recipe on the images at hand, or go on with a run that was stopped; return its weights' path.
+
+    `after` is the finished run that it goes on from. At each checkpoint the images of `validate_on` are scored
+    ("": none).
+
+    Raises
+    ------
+    InputError, DataError
+        If the recipe, the folder or the run gone on from do not fit, or images are missing.
+    """
+    if after and recipe.init != "run":
+        recipe = replace(recipe, init="run", revive=True)
+    for name in filter(None, (recipe.data, validate_on)):
+        datasets.require(name)
+    model = build_after(after, recipe, datasets.spaced_lr_images(recipe.data, 32, recipe.scale)) if after else None
+    images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
+    validation = validation_pairs(validate_on, recipe.scale) if validate_on else None
+    train(recipe, images, folder, model=model, validation=validation, save_every=save_every, progress=progress)
+    write_provenance(folder, recipe, context, threads(), after=after)
+    return folder / "weights.npz"
+
+
+def validation_pairs(name: str, scale: int) -> Validation:
+    """The LR and HR images of a data set that a run is scored on; of the embedded ones four, which is quick."""
+    pairs = [(bicubic_down(hr, scale), hr) for _, hr in datasets.images(name, scale=scale)]
+    return pairs[:4] if name == "embedded" else pairs
+
+
+def use_threads(count: int) -> None:
+    """Give TensorFlow so many threads, unless it has started already; the bits of a run depend on it."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def threads() -> int:
+    """How many threads TensorFlow computes one operation with."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
+
+
+def _strategy() -> tf.distribute.Strategy:
+    """All GPUs where there are several, else TensorFlow's one default device."""
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    if recipe.schedule == "cosine":
+        rising = {"initial_learning_rate": 0.0, "warmup_target": recipe.lr, "warmup_steps": recipe.warmup}
+        start = rising if recipe.warmup else {"initial_learning_rate": recipe.lr}
+        rate = keras.optimizers.schedules.CosineDecay(decay_steps=recipe.steps - recipe.warmup, **start)
+    else:
+        values = [recipe.lr / 2**i for i in range(len(recipe.halve_at) + 1)]
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
+    average: dict[str, Any] = {
+        "use_ema": recipe.ema_decay > 0,
+        "ema_momentum": recipe.ema_decay or 0.99,
+        "ema_overwrite_frequency": None,
+    }
+    if recipe.optimizer == "soap":
+        average |= {"bias_lr_factor": recipe.bias_lr_factor, "first_layer_lr_factor": recipe.first_layer_lr_factor}
+        return Soap(rate, **average)
+    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False, **average)
+
+
+def _step_function(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss_name: str, strategy: tf.distribute.Strategy
+) -> Any:
+    distance = {"l1": tf.abs, "l2": tf.square}[loss_name]
+
+    def step_of_replica(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            # The optimizer adds up what the replicas find, and their parts of the batch are equal.
+            loss = tf.reduce_mean(distance(model(lr, training=True) - hr)) / strategy.num_replicas_in_sync
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    @tf.function
+    def step(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step_of_replica, (lr, hr)), axis=None)
+
+    return step
+
+
+def _not_finite(step: int) -> DataError:
+    return DataError(f"the loss is not finite at step {step}: try a smaller learning rate (--lr)")
+
+
+def _log_row(
+    step: int,
+    losses: list[tf.Tensor],
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    validation: Validation | None,
+    seconds: float,
+) -> dict[str, str]:
+    return {
+        "step": str(step),
+        "loss": f"{np.mean([float(loss) for loss in losses]):.6f}",
+        "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
+        "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
+        "seconds": f"{seconds:.1f}",
+    }
+
+
+def _claim_folder(folder: Path, recipe: Recipe) -> None:
+    path, text = folder / "recipe.json", json.dumps(asdict(recipe), indent=1)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise InputError(f"{folder} holds a run of another recipe: name another folder, or delete it")
+    write_atomically(path, text.encode())
+
+
+def _resume(folder: Path, state: list[tf.Variable]) -> tuple[int, list[dict[str, str]]]:
+    path = folder / "checkpoint.npz"
+    if not path.exists():
+        return 0, []
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = [saved[f"v{i}"] for i in range(len(state))]
+            step, rows = int(saved["step"]), json.loads(str(saved["log"]))
+        for variable, array in zip(state, arrays, strict=True):
+            variable.assign(array)
+    except BROKEN as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it to start again") from error
+    return step, rows
+
+
+def _save(folder: Path, state: list[tf.Variable], step: int, rows: list[dict[str, str]]) -> None:
+    arrays = {f"v{i}": variable.numpy() for i, variable in enumerate(state)}
+    # The log travels inside the checkpoint, so that the two can never disagree after a kill.
+    save_npz(folder / "checkpoint.npz", {**arrays, "step": np.array(step), "log": np.array(json.dumps(rows))})
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    write_atomically(folder / "log.csv", "".join(",".join(line) + "\n" for line in lines).encode())

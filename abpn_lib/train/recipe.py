@@ -1,0 +1,139 @@
+"""Recipes: everything that decides a training run, except its images, as data in ``abpn_lib/recipes``, a file each.
+
+A recipe's file names its parent in `base` and gives what differs. Source: sections 3.4, 4.1 and 4.3 of the paper for
+`paper` and `qat-paper`; the authors' published code, where it differs, for `authors` and `qat-authors`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, get_args, get_type_hints
+
+from abpn_lib.files import InputError
+
+__all__ = ["Recipe", "from_fields", "names", "recipe"]
+
+
+def _of(text: str, default: Any) -> Any:
+    """A field with the text that explains it, on the command line too."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Values are in [0, 1] throughout; `networks.rescale` moves a trained network to [0, 255]."""
+
+    network: str = _of("the network", "abpn")
+    steps: int = _of("training steps", 6_000)
+    lr: float = _of("greatest learning rate", 1e-3)
+    schedule: Literal["cosine", "halving"] = _of("how the learning rate falls", "halving")
+    halve_at: tuple[int, ...] = _of("steps at which `halving` halves it", ())
+    warmup: int = _of("steps over which a cosine schedule first rises", 0)
+    patch: int = _of("LR pixels a side of a patch", 64)
+    batch: int = _of("patches in a batch", 16)
+    init: Literal["he", "glorot", "identity", "run"] = _of("initial weights; run: those of --after", "he")
+    revive: bool = _of("give the dead channels of the run gone on from new weights", False)
+    noise: float = _of("standard deviation of what `identity` adds to its weights, of He's", 0.1)
+    ema_decay: float = _of("decay of the exponential moving average of the weights that is kept; 0 keeps the last", 0.0)
+    data: str = _of("the data set", "div2k-train")
+    scale: int = _of("how many times to enlarge", 3)
+    seed: int = _of("of weights and batches", 0)
+    optimizer: Literal["adam", "soap"] = _of("what moves the weights", "adam")
+    loss: Literal["l1", "l2"] = _of("mean absolute or mean squared error", "l1")
+    pairs: int = _of("conv-ReLU pairs", 5)
+    bias_lr_factor: float = _of("part of the learning rate that SOAP moves biases with", 1.0)
+    first_layer_lr_factor: float = _of("part of the learning rate that SOAP moves the first kernel with", 1.0)
+    rescaled_copies: tuple[int, ...] = _of("sizes, in percent, at which every image is shown once more", ())
+    photo_pixels: int = _of("pixels from which an image is a photo; smaller ones are shown as copies alone", 0)
+    photo_weight: float = _of("how many times as often as its area says a photo is drawn", 1.0)
+    ranges: Literal["tracked", "fixed"] = _of("QAT: whether activation ranges follow the batches or stay", "tracked")
+
+
+def names() -> list[str]:
+    """The names of all recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def recipe(name: str, **changes: Any) -> Recipe:
+    """A named recipe with some fields replaced (None means: keep).
+
+    With another number of steps the halvings keep their place in the whole, and the warm-up takes at
+    most a tenth of it.
+
+    Raises
+    ------
+    InputError
+        If there is no such recipe, its file names a field that is none, or a value is out of range.
+    """
+    if name not in names():
+        raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
+    base = from_fields(_read(_folder() / f"{name}.yaml"), f"recipe {name}")
+    changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
+    if changed.steps != base.steps:
+        halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
+        changed = replace(changed, halve_at=halve_at, warmup=min(changed.warmup, changed.steps // 10))
+    _demand_possible(changed)
+    return changed
+
+
+def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from its fields as a file has them; `where` names the file.
+
+    Raises
+    ------
+    InputError
+        If one is unknown or of another type.
+    """
+    types = get_type_hints(Recipe)
+    known = {entry.name for entry in fields(Recipe)}
+    if unknown := sorted(set(content) - known):
+        raise InputError(f"{where} has no such field as {', '.join(unknown)}; a recipe has {', '.join(sorted(known))}")
+    for key, value in content.items():
+        if not _fits(value, types[key]):
+            raise InputError(f"{where}: {key} is {value!r}, which it cannot be")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return Recipe(**values)
+
+
+def _folder() -> Traversable:
+    return importlib.resources.files("abpn_lib") / "recipes"
+
+
+def _read(file: Traversable) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    parent = content.pop("base", None)
+    return {**(_read(_folder() / f"{parent}.yaml") if parent else {}), **content}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if wanted is float:
+        return type(value) in (int, float)
+    if wanted in (int, str, bool):
+        return type(value) is wanted
+    if choices := [choice for choice in get_args(wanted) if isinstance(choice, str)]:
+        return value in choices
+    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+
+
+_LARGEST = {"steps": 10**9, "patch": 4096, "batch": 4096, "scale": 8, "pairs": 100}
+
+
+def _demand_possible(made: Recipe) -> None:
+    from abpn_lib import networks
+
+    if made.network not in networks.NETWORKS:
+        raise InputError(f"no network is called {made.network!r}; there are {', '.join(networks.NETWORKS)}")
+    for name, most in _LARGEST.items():
+        least = 0 if name == "pairs" else 1
+        if not least <= getattr(made, name) <= most:
+            raise InputError(f"{name} is {str(getattr(made, name))[:20]}: {least} to {most} is possible")
+    if made.seed < 0 or not 0 < made.lr <= 1:
+        raise InputError(f"seed {made.seed}, lr {made.lr}: a seed of at least 0, and 0 < lr <= 1, are needed")
+    if not all(math.isfinite(value) for value in asdict(made).values() if isinstance(value, float)):
+        raise InputError("a number of the recipe is not finite")

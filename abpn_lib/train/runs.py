@@ -1,0 +1,217 @@
+"""A run's folder: its weights, its provenance, the mean of several, and what its log says as records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from abpn_lib import datasets, networks, results
+from abpn_lib.files import DataError, InputError, sha256, write_atomically
+from abpn_lib.train.recipe import Recipe, from_fields
+
+# What reading a file that was cut off, changed or written by something else can raise.
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+
+_CONTEXT = ("command", "device", "versions", "commit", "date")
+
+__all__ = [
+    "Run", "average", "dead_channels", "load_weights", "read_log", "read_run", "records_of_run", "save_npz",
+    "save_weights", "write_provenance",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its recipe, and the provenance that its models carry."""
+
+    recipe: Recipe
+    provenance: dict[str, Any]
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a network's weights, by name, to an .npz file (no pickles), whole or not at all."""
+    save_npz(path, {weight.name: weight.numpy() for weight in model.weights})
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Read weights written by `save_weights` into a network of the same shape, in place.
+
+    Raises
+    ------
+    DataError
+        If the file is not one of this network's, or holds a number that is not finite.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = [saved[weight.name] for weight in model.weights]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("a weight is not finite")
+        for weight, array in zip(model.weights, arrays, strict=True):
+            weight.assign(array)
+    except BROKEN as error:
+        raise DataError(f"{path} does not hold the weights of {model.name} ({error})") from error
+
+
+def save_npz(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays by name to an .npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_provenance(
+    folder: Path, recipe: Recipe, context: results.Context, threads: int, *, after: Path | None = None
+) -> None:
+    """Write ``provenance.json``: recipe, data, time, device, versions, commit, command and log of a finished run.
+
+    `after` is the folder of the run that it went on from.
+    """
+    log = list(read_log(folder))
+    provenance = {
+        "recipe": asdict(recipe),
+        "data": {"name": recipe.data, "registry_sha256": datasets.fingerprint(recipe.data)},
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "wall_seconds": log[-1]["seconds"],
+        "threads": threads,
+        **asdict(context),
+        "log": log,
+    }
+    if after:
+        provenance["started_from"] = {**read_run(after).provenance, "weights_sha256": sha256(after / "weights.npz")}
+    write_atomically(folder / "provenance.json", (json.dumps(provenance, indent=1) + "\n").encode())
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run that `train` has finished and `write_provenance` described.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no finished run.
+    """
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        made = from_fields(provenance["recipe"], str(folder / "provenance.json"))
+        if missing := [key for key in (*_CONTEXT, "seed", "log", "wall_seconds") if key not in provenance]:
+            raise ValueError(f"its provenance lacks {missing[0]}")
+        return Run(made, provenance)
+    except (*BROKEN, InputError) as error:
+        raise DataError(
+            f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end"
+        ) from error
+
+
+def read_log(folder: Path) -> Iterator[dict[str, float]]:
+    """The rows of a run's ``log.csv``, as numbers; columns that were not measured are left out."""
+    try:
+        with (folder / "log.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if not (row.get("step") and row.get("seconds")):
+                    raise ValueError("a row has no step or no time")
+                yield {key: float(value) for key, value in row.items() if value}
+    except BROKEN as error:
+        raise DataError(f"{folder / 'log.csv'} is not the log of a run ({error})") from error
+
+
+def average(folders: Sequence[Path], out: Path, context: results.Context) -> None:
+    """Make the mean of several finished runs' weights a run of its own, in `out`, beside its ``provenance.json``.
+
+    The runs must have gone on from one and the same run, which may be among them: only then do their weights lie in
+    one valley of the loss, and the mean is often better than each. Its provenance is the first one's, and names
+    every part.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run already.
+
+    References
+    ----------
+    M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022.
+    """
+    runs = [read_run(folder) for folder in folders]
+    ends = [sha256(folder / "weights.npz") for folder in folders]
+    starts = [run.provenance.get("started_from", {}).get("weights_sha256") for run in runs]
+    related = (all(origin in both for both in zip(starts, ends, strict=True)) for origin in starts if origin)
+    if len(set(ends)) < 2 or not any(related):
+        raise InputError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
+    if (out / "provenance.json").exists():
+        raise InputError(f"{out} holds a run: name another folder, or delete it")
+    parts = [_arrays(folder / "weights.npz") for folder in folders]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise InputError("the runs are of different networks: their weights have no mean")
+    out.mkdir(parents=True, exist_ok=True)
+    save_npz(out / "weights.npz", {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]})
+    of = []
+    for run, end in zip(runs, ends, strict=True):
+        own = {key: value for key, value in run.provenance.items() if key != "started_from"}
+        of.append({**own, "weights_sha256": end})
+    seconds = sum(run.provenance["wall_seconds"] for run in runs)
+    made = {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of}
+    write_atomically(out / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
+
+
+def _arrays(path: Path) -> dict[str, NDArray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            return dict(saved)
+    except BROKEN as error:
+        raise DataError(f"{path} does not hold weights ({error})") from error
+
+
+def records_of_run(folder: Path) -> list[results.Record]:
+    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no finished run.
+    """
+    run = read_run(folder)
+    made, context = run.provenance, _context_of(run)
+    recipe: dict[str, Any] = {key: str(made["recipe"][key]) for key in ("optimizer", "init", "lr")}
+    recipe |= {"architecture": made["recipe"]["network"], "recipe_seed": made["seed"]}
+    return [
+        context.record(
+            "validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]),
+        )
+        for row in made["log"] if "val_psnr" in row
+    ]
+
+
+def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[results.Record]:
+    """How many hidden channels of a finished run's network are silent on all LR (H, W, 3) uint8 images: one record.
+
+    None for networks where a channel's silence cannot be told from its convolution's output, and for QAT.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no finished run.
+    """
+    run = read_run(folder)
+    quantised = any("quant" in name for name in _arrays(folder / "weights.npz"))
+    model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
+    if quantised or not networks.is_chain(model):
+        return []
+    load_weights(model, folder / "weights.npz")
+    silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
+    by_layer: dict[str, Any] = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
+    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", by_layer)]
+
+
+def _context_of(run: Run) -> results.Context:
+    made = run.provenance
+    return results.Context(**{key: made[key] for key in _CONTEXT})
