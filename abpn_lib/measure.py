@@ -1,27 +1,34 @@
-"""A model over a data set: HR -> LR -> model -> PSNR and SSIM against HR, image by image.
+"""What is measured of models and networks, as records: scores over data sets, times, parameters, file sizes.
 
-Section 4.1 of the paper scores networks on the bicubic x3 images of a data set; the protocol is the
-authors' unless another is asked for (`abpn_lib.metrics`). Means are over images, not over pixels.
+Section 4.1 of the paper scores networks on the bicubic x3 images of a data set (HR -> LR -> model -> PSNR and SSIM
+against HR, image by image); the protocol is the authors' unless another is asked for (`abpn_lib.metrics`). Means are
+over images, not over pixels.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abpn_lib import degradation, metrics
-from abpn_lib.files import DataError, ModelError
-from abpn_lib.models import Model
+from abpn_lib import datasets, degradation, metrics, models
+from abpn_lib.files import DataError, InputError, ModelError, sha256
 from abpn_lib.results import Context, Record
 
+if TYPE_CHECKING:
+    from abpn_lib.tflite.interpreter import Kernels
+
 __all__ = [
-    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "records_of", "records_of_images",
-    "records_of_models", "summary",
+    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "latency", "lines_of", "model_path",
+    "parameters", "psnr", "records_of", "records_of_images", "records_of_models", "score_models", "summary",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -119,6 +126,15 @@ def summary(scores: Sequence[ImageScore]) -> Summary:
     return Summary(float(np.mean([score.psnr for score in scores])), mean_ssim, len(scores))
 
 
+def lines_of(subject: str, scores: Sequence[ImageScore]) -> list[str]:
+    """A model's scores, image by image and in the mean, for a terminal."""
+    mean = summary(scores)
+    rows = [(score.name, score.psnr, score.ssim) for score in scores]
+    rows.append((f"mean of {mean.images}", mean.psnr, mean.ssim))
+    shown = [f"  {name:24} {psnr:8.3f} dB" + ("" if ssim is None else f"  {ssim:.4f}") for name, psnr, ssim in rows]
+    return [subject, *shown]
+
+
 def records_of(
     scores: Sequence[ImageScore],
     context: Context,
@@ -142,7 +158,7 @@ def records_of(
 
     def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
         return context.record(
-            quantity, subject, value, unit, **conditions, count=mean.images,
+            quantity, subject, value, unit, conditions, count=mean.images,
             spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
         )
 
@@ -177,31 +193,128 @@ def records_of_images(
         for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
             if value is not None:
                 records.append(
-                    context.record(quantity, subject, value, unit, **conditions, model_sha256=model_sha256)
+                    context.record(quantity, subject, value, unit, conditions, model_sha256=model_sha256)
                 )
     return records
 
 
-# A record's own network and seed are those of the model's name.
-_RECIPE_COLUMNS = {"network": "architecture", "seed": "recipe_seed"}
-
-
-def records_of_models(models: Iterable[Model], context: Context) -> list[Record]:
+def records_of_models(catalogue: Iterable[models.Model], context: Context) -> list[Record]:
     """What a shipped model's file says of itself: its "size" in bytes, and the "training-steps" behind it.
 
-    The conditions of the latter are the fields of its recipe, as text.
+    The columns of the latter are the fields of its recipe, as text.
     """
     records = []
-    for model in models:
-        fields = model.provenance["recipe"].items()
-        fields = [(key, str(value)) for key, value in fields if key not in ("steps", "halve_at")]
-        recipe = {_RECIPE_COLUMNS.get(key, key): text for key, text in fields}
+    for model in catalogue:
+        fields = {key: str(value) for key, value in model.provenance["recipe"].items()}
+        recipe: dict[str, Any] = {_OWN.get(key, key): text for key, text in fields.items() if key not in _NO_COLUMNS}
         size = model.path.stat().st_size
         records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
         records.append(context.record(
-            "training-steps", model.name, model.provenance["steps"], "", **recipe, model_sha256=model.sha256,
+            "training-steps", model.name, model.provenance["steps"], "", recipe, model_sha256=model.sha256,
         ))
     return records
+
+
+# A record's own network and seed are those of the model's name.
+_OWN = {"network": "architecture", "seed": "recipe_seed"}
+_NO_COLUMNS = ("steps", "halve_at")
+
+
+def model_path(name: str) -> Path:
+    """The file of a shipped model, of one of the authors' (`datasets.OFFICIAL`), or at a path.
+
+    Raises
+    ------
+    DataError, ModelError
+        If there is none.
+    """
+    return datasets.official_model(name) if name in datasets.OFFICIAL else models.find(name)
+
+
+def score_models(
+    names: Mapping[str, str], dataset: str, *, protocol: metrics.Protocol = metrics.AUTHORS, with_ssim: bool = True,
+    raw: bool = False, threads: int = 1, kernels: Kernels = "xnnpack", workers: int = 1,
+) -> dict[str, tuple[list[ImageScore], str]]:
+    """Score models on a data set at hand: by subject the scores of its images and the file's sha256.
+
+    `names` maps subjects to what `model_path` takes, or to "bicubic", which has no file. `raw` reads integer output as
+    pixels, without its scale.
+
+    Raises
+    ------
+    InputError, DataError, ModelError
+        If the models enlarge by different factors, or a model or image is missing or wrong.
+    """
+    from abpn_lib.tflite.upscaler import Upscaler
+
+    if dataset == "authors":
+        raise InputError(f"{dataset} holds models, not images")
+    datasets.require(dataset)
+    upscalers: dict[str, Upscale] = {}
+    digests, scales = {}, {}
+    for subject, name in names.items():
+        if name == "bicubic":
+            upscalers[subject], digests[subject], scales[subject] = bicubic_upscaler(3), "", 3
+        else:
+            path = model_path(name)
+            upscaler = Upscaler(path, threads=threads, kernels=kernels, raw=raw)
+            upscalers[subject], digests[subject], scales[subject] = upscaler.upscale, sha256(path), upscaler.scale
+    if len(set(scales.values())) > 1:
+        factors = " and ".join(map(str, sorted(set(scales.values()))))
+        raise InputError(f"the models enlarge by {factors}: evaluate one scale at a time")
+    (scale,) = set(scales.values())
+    images = datasets.images(dataset, scale=scale)
+    scores = evaluate_all(
+        upscalers, images, scale=scale, protocol=protocol, with_ssim=with_ssim, workers=workers
+    )
+    return {subject: (found, digests[subject]) for subject, found in scores.items()}
+
+
+def psnr(
+    networks: Iterable[str], forms: Iterable[str], dataset: str, *, context: Context, threads: int = 1,
+    kernels: Kernels = "xnnpack",
+) -> list[Record]:
+    """The mean PSNR of shipped networks ("abpn", ...) in some forms ("fp32", "int8-ptq", ...) on a data set at hand."""
+    shown = list(forms)
+    names = {f"{network}-{form}": f"{network}-{form}" for network in networks for form in shown}
+    scored = score_models(names, dataset, with_ssim=False, threads=threads, kernels=kernels)
+    return [record for name, (scores, digest) in scored.items()
+            for record in records_of(scores, context, name, dataset, model_sha256=digest)]
+
+
+def parameters(names: Iterable[str], *, context: Context) -> list[Record]:
+    """The trainable parameters of networks at x3."""
+    from abpn_lib import networks
+
+    return [context.record("parameters", name, networks.parameter_count(networks.build(name)), "") for name in names]
+
+
+def latency(
+    networks: Iterable[str], form: str, *, context: Context, size: str = "640x360", depths: Sequence[int] = (),
+    ratios: Iterable[tuple[str, str]] = (), rounds: int = 9, threads: int = 1, kernels: Kernels = "xnnpack",
+) -> list[Record]:
+    """The times of networks in a form, in the same rounds, and the paired ratios of some of them.
+
+    Each is exported for that size of input, or, without tensorflow-model-optimization, timed as its shipped file.
+    `depths` are ABPNs with so many conv-ReLU pairs, in INT8 ("abpn-int8-pairs3").
+    """
+    from abpn_lib.timing import latency as timing
+
+    names = list(networks)
+    width, height = timing.sides(size)
+    with tempfile.TemporaryDirectory() as scratch:
+        if importlib.util.find_spec("tensorflow_model_optimization"):
+            from abpn_lib.int8 import export
+
+            precision: Any = "fp32" if form == "fp32" else "int8"
+            made = export.networks_for_latency(Path(scratch), names, height=height, width=width, kind=precision)
+            deep = export.build_depths(Path(scratch), depths, height=height, width=width)
+            files = {f"{name}-{form}": path for name, path in made.items()}
+            files |= {f"abpn-int8-pairs{pairs}": path for pairs, path in deep.items()}
+        else:
+            files = {f"{name}-{form}": models.find(f"{name}-{form}") for name in names}
+        timed = timing.time_models(files, context, size=size, threads=threads, kernels=kernels, rounds=rounds)
+    return [*timed.records.values(), *(timed.ratio(f"{of}-{form}", f"{over}-{form}") for of, over in ratios)]
 
 
 _Enlarged = tuple[str, str, Rgb, Rgb]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-__all__ = ["AUTHORS", "FIELD", "Protocol", "psnr", "ssim"]
+__all__ = ["AUTHORS", "Y_BORDER3", "Protocol", "psnr", "ssim"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Protocol:
 AUTHORS = Protocol("rgb", 1)
 """The authors' evaluation: all three channels, one border pixel cropped."""
 
-FIELD = Protocol("y", 3)
+Y_BORDER3 = Protocol("y", 3)
 """What most papers report at x3: BT.601 luma, three border pixels cropped."""
 
 

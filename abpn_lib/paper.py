@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHALLENGE", "COMPARED", "ELSEWHERE", "FIGURE3", "META_NODES", "QUOTED", "SECTIONS", "TABLE2", "Fact", "Quoted",
-    "quoted", "score", "table", "value",
+    "quoted", "rules", "score", "table", "value",
 ]
 
 # Read from the file when first asked for, not at import.
@@ -106,6 +106,11 @@ def table(id: str) -> pd.DataFrame:
         for column in content["columns"]
     }
     return pd.DataFrame(cells, index=pd.Index(content["rows"], name="network"), dtype=object)
+
+
+def rules() -> Mapping[str, Mapping[str, Any]]:
+    """The rules of the statements as data, by their ids: see `abpn_lib.claims.shapes`."""
+    return MappingProxyType({id: content["rule"] for id, content in _content()["statements"].items()})
 
 
 def score(psnr: float, milliseconds: float) -> float:

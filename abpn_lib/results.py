@@ -63,11 +63,15 @@ class Context:
         return cls(command, _device(), _versions(), _commit(), datetime.datetime.now(datetime.UTC).date().isoformat())
 
     def record(
-        self, quantity: str, subject: str, value: float, unit: str, *, count: int = 1,
-        spread: tuple[float, float] | None = None, spread_is: str = "", model_sha256: str = "", **columns: Column,
+        self, quantity: str, subject: str, value: float, unit: str, where: Mapping[str, Column] | None = None, *,
+        count: int = 1, spread: tuple[float, float] | None = None, spread_is: str = "", model_sha256: str = "",
+        **columns: Column,
     ) -> Record:
-        """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`)."""
-        every = {**columns_of(subject), **columns}
+        """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`).
+
+        `where` and `columns` are its further columns.
+        """
+        every = {**columns_of(subject), **(where or {}), **columns}
         return Record(
             quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, kind="measured"
         )
@@ -112,13 +116,19 @@ class Record:
     @property
     def shown(self) -> Value:
         """The value as a page shows it: with unit, kind, interval and source."""
-        return Value(self.value, self.unit, self.kind, f"{self.id}; {self.context.command}", interval=self.spread)
+        digits = 0 if self.unit == "bytes" else _DIGITS.get(self.quantity, 2)
+        return Value(self.value, self.unit, self.kind, f"{self.id}; {self.context.command}", digits, self.spread)
 
     def get(self, column: str, default: Any = None) -> Any:
         """What stands in a column, or `default`."""
         return self.columns.get(column, default)
 
 
+# Shown after the point, where it is not two.
+_DIGITS = {
+    "anchor-difference": 0, "crop-matches": 0, "dead-channels": 0, "guest-instructions": 0, "latency": 1,
+    "layer-parameters": 0, "parameters": 0, "ssim": 4, "training-steps": 0,
+}
 _NAMING = {"network", "seed", "form", "operator", "over"}
 _NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:fp32|int8)[^/#]*))?"
                    r"(?:#(?P<operator>[^/]*))?(?:/(?P<over>.*))?")
@@ -221,6 +231,8 @@ def load(path: Path, kind: Kind = "recorded") -> list[Record]:
         If it is not such a file, or a value in it cannot have been measured.
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
         content = json.loads(path.read_text(encoding="utf-8"))
         contexts = [_context(row) for row in content["contexts"]]
         return [_record(row, contexts, kind) for row in content["records"]]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Kind", "Value", "mean"]
+__all__ = ["MARKS", "Kind", "Value", "is_missing", "mean"]
 
 Kind = Literal["measured", "recorded", "quoted"]
 """Measured by the run at hand, recorded by a full run and shipped, or quoted from the paper."""
+
+MARKS: Mapping[Kind, tuple[str, str, str]] = {
+    "quoted": ("“", "”", "quoted from the paper"),
+    "recorded": ("● ", "", "recorded full run"),
+    "measured": ("■ ", "", "measured in this run"),
+}
+"""What stands before and after a number of each kind, wherever it is shown, and what that means."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,8 @@ class Value:
     """A number with its unit, its kind, where it comes from, and the digits shown after its point.
 
     `interval` is (low, high) in the same unit. Values subtract, and are scaled by plain numbers; what comes out
-    carries unit, kind and sources. A measured and a recorded one give a recorded one.
+    carries unit, kind and sources. A measured and a recorded one give a recorded one. With a missing value (NaN, as
+    pandas writes it) everything is missing.
 
     Raises
     ------
@@ -35,27 +44,52 @@ class Value:
     interval: tuple[float, float] | None = None
 
     def __float__(self) -> float:
-        return self.number
+        return float(self.number)
+
+    def __str__(self) -> str:
+        before, after, _ = MARKS[self.kind]
+        return before + f"{self.number:,.{self.digits}f} {self._unit}".strip() + after
+
+    @property
+    def span(self) -> str:
+        """The interval in words, such as "36.5 to 37.1 ms", with this value's digits; "" where there is none."""
+        if not self.interval:
+            return ""
+        low, high = (f"{end:,.{self.digits}f}" for end in self.interval)
+        return f"{low} to {high} {self._unit}".strip()
+
+    @property
+    def _unit(self) -> str:
+        return "" if self.unit == "1" else self.unit
 
     def __neg__(self) -> Value:
         return self * -1
 
-    def __sub__(self, other: Value) -> Value:
+    def __sub__(self, other: Any) -> Any:
+        if is_missing(other):
+            return math.nan
         kind = self._kind_with(other)
         if self.unit != other.unit:
             raise ValueError(f"a value in {self.unit!r} less one in {other.unit!r}: the units must agree")
         source = f"{self.source} less {other.source}"
         return Value(self.number - other.number, self.unit, kind, source, max(self.digits, other.digits))
 
-    def __mul__(self, factor: float) -> Value:
+    def __mul__(self, factor: Any) -> Value:
         if isinstance(factor, Value):
             return NotImplemented
-        ends = sorted(end * factor for end in self.interval) if self.interval else None
-        return replace(self, number=self.number * factor, interval=tuple(ends) if ends else None)
+        low, high = sorted(end * factor for end in self.interval or (self.number, self.number))
+        return replace(self, number=self.number * factor, interval=(low, high) if self.interval else None)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Value | float) -> Value:
+    def __rsub__(self, other: Any) -> Any:
+        return math.nan if is_missing(other) else NotImplemented
+
+    __rtruediv__ = __rsub__
+
+    def __truediv__(self, other: Any) -> Any:
+        if is_missing(other):
+            return math.nan
         if not isinstance(other, Value):
             return self * (1 / other)
         unit = "" if self.unit == other.unit else f"{self.unit}/{other.unit}"
@@ -76,6 +110,11 @@ class Value:
         if (self.kind == "quoted") != (other.kind == "quoted"):
             raise TypeError("a quoted value and one of ours stand side by side: they are never subtracted or divided")
         return self.kind if self.kind == other.kind else "recorded"
+
+
+def is_missing(cell: object) -> bool:
+    """Whether a cell of a table has no value: None or NaN, which pandas writes for it."""
+    return cell is None or cell != cell
 
 
 def mean(values: Iterable[Value]) -> Value:

@@ -2,7 +2,7 @@
 
 Most of it needs no emulator: the guest program is compiled for this machine and run by a stand-in for qemu-aarch64,
 a script that starts it. What needs qemu itself runs where ABPN_ARM64_PREFIX names a folder that
-`abpn arm64 --prefix FOLDER --prepare` has filled.
+`python -m tools.arm64 --prefix FOLDER --prepare` has filled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import ai_edge_litert
 import numpy as np
 import pytest
 
-from abpn_lib import cli, models, results
+from abpn_lib import models, results
+from tools.arm64 import __main__ as program
 from tools.arm64 import arm64
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ native = pytest.mark.skipif(
     reason="needs Linux, a C compiler and LiteRT's shared library",
 )
 emulated = pytest.mark.skipif(
-    not PREFIX, reason="needs qemu-user and a folder that `abpn arm64 --prepare` filled: name it in ABPN_ARM64_PREFIX"
+    not PREFIX, reason="needs qemu-user and a folder that `python -m tools.arm64 --prepare` filled: name it in ABPN_ARM64_PREFIX"
 )
 
 # Takes qemu's options, and starts the guest as it is. 70000 instructions before the first invoke, 5000 in each one.
@@ -82,11 +83,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def abpn(*words: str | Path, path: Path | None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`abpn arm64`, with `path` before what PATH names, or alone on it if it is empty."""
+    """`python -m tools.arm64`, with `path` before what PATH names, or alone on it if it is empty."""
     found = os.environ["PATH"] if path is None else str(path)
     if path is not None and any(path.iterdir()):
         found += os.pathsep + os.environ["PATH"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "arm64", *map(str, words)]
+    command = [sys.executable, "-m", "tools.arm64", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": found, **environment})
 
 
@@ -117,7 +118,7 @@ def test_without_qemu_it_says_what_to_install(tmp_path: Path, nothing: Path) -> 
 def test_a_folder_that_is_not_prepared(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     done = abpn("--prefix", folder, path=stand_in(tmp_path))
-    refused(done, f"{folder} is not prepared: run `abpn arm64 --prefix {folder} --prepare`")
+    refused(done, f"{folder} is not prepared: run `python -m tools.arm64 --prefix {folder} --prepare`")
 
 
 def test_preparing_needs_the_cross_compiler_and_leaves_nothing(tmp_path: Path, nothing: Path) -> None:
@@ -131,15 +132,15 @@ def test_preparing_needs_the_cross_compiler_and_leaves_nothing(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("words", "mention"),
     [
-        (["--size", "64"], "--size '64' is not WIDTHxHEIGHT"),
-        (["--size", "64x64", "--size", "0x9"], "--size '0x9'"),
+        (["--size", "64"], "size '64' is not WIDTHxHEIGHT"),
+        (["--size", "64x64", "--size", "0x9"], "size '0x9'"),
         (["--out", "nowhere/records.json"], "nowhere/records.json: its folder does not exist"),
     ],
 )
 def test_bad_arguments_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], mention: str
 ) -> None:
-    assert cli.main(["arm64", "--prefix", str(tmp_path), *words]) == 2
+    assert program.main(["--prefix", str(tmp_path), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert mention in line
 
@@ -147,13 +148,13 @@ def test_bad_arguments_are_refused(
 @pytest.mark.parametrize(("words", "mention"), [([], "--prefix"), (["--prefix", "x", "--kernels", "y"], "--kernels")])
 def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], words: list[str], mention: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["arm64", *words])
+        program.main(words)
     assert mention in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["arm64", "--help"])
+        program.main(["--help"])
     text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
     sizes = [f"{width}x{height}" for height, width in arm64.SIZES]
     for names in (arm64.CPUS, arm64.MODELS, sizes):
@@ -170,7 +171,7 @@ def test_a_prepared_folder_opens_and_a_changed_one_does_not(prefix: Path, tmp_pa
     shutil.copytree(prefix, copy)
     with (copy / "guest").open("ab") as guest:
         guest.write(b"\0")
-    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared: run `abpn arm64"):
+    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared: run `python -m tools.arm64"):
         arm64.open_prefix(copy)
     (copy / "guest").unlink()
     with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared"):
@@ -322,26 +323,25 @@ def test_records_and_text_of_a_whole_run(prefix: Path, tmp_path: Path) -> None:
     assert "say nothing of time" in done.stdout
     assert " ms" not in done.stdout
     records = results.load(out)
-    assert {record.device for record in records} == {"qemu-aarch64 7.2.22, -cpu some-core (emulated)"}
+    assert {record.context.device for record in records} == {"qemu-aarch64 7.2.22, -cpu some-core (emulated)"}
     assert {record.subject for record in records} == {arm64.MODELS[0]}
-    assert all(record.model_sha256 and record.versions["qemu-aarch64"] == "7.2.22" for record in records)
+    assert all(record.model_sha256 and record.context.versions["qemu-aarch64"] == "7.2.22" for record in records)
     common = {"cpu": "some-core", "emulator": "qemu-aarch64 7.2.22", "litert": "2.3.0"}
     here = platform.machine()
     for kernels, size, pixels in (("xnnpack", "12x9", 972), ("builtin", "24x18", 3888)):
-        found = results.find(
-            records, "guest-instructions", arm64.MODELS[0], kernels=kernels, size=size, **common
-        )
+        found = results.find("guest-instructions", records, kernels=kernels, size=size, **common)
         assert found.unit == "instructions per output pixel"
         assert found.value == pytest.approx(5000 / pixels)
         assert found.spread == pytest.approx((5000 / pixels, 5000 / pixels))
         assert found.count == 2
     same = [record for record in records if record.quantity == "same-bits"]
     assert len(same) == 2 * 3
-    assert all(set(record.conditions) == {*common, "kernels", "size", "image", "reference"} for record in same)
+    columns = {"network", "form", *common, "kernels", "size", "image", "reference"}
+    assert all(set(record.columns) == columns for record in same)
     for image in arm64.IMAGES:
         for quantity, value in (("same-bits", 1.0), ("largest-difference", 0.0)):
             where = {"kernels": "xnnpack", "image": image, "reference": f"xnnpack on {here}", "size": "12x9"}
-            assert results.find(records, quantity, arm64.MODELS[0], **where).value == value
+            assert results.find(quantity, records, **where).value == value
 
 
 @native
@@ -369,7 +369,7 @@ def test_without_counts_the_bits_are_still_compared(
 def test_without_a_compiler_the_bits_are_still_compared(prefix: Path, tmp_path: Path) -> None:
     alone = stand_in(tmp_path, plugin="-plugin")
     words = ["--prefix", prefix, "--cpu", "c", "--model", arm64.MODELS[0], "--kernels", "xnnpack", "--size", "9x9"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "arm64", *map(str, words), "--json", "--quiet"]
+    command = [sys.executable, "-m", "tools.arm64", *map(str, words), "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(alone)})
     refused(done, "cc is not there: it compiles the plugin that counts instructions")
     assert {row["quantity"] for row in json.loads(done.stdout)} == {"same-bits", "largest-difference"}

@@ -3,98 +3,169 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
-from abpn_lib import paper, results
-from abpn_lib.book.page import page as book
-from abpn_lib.claims.ledger import ledger as claims
+from abpn_lib import book, claims, paper, results
+from abpn_lib.book.tables import inline
+from abpn_lib.values import Value
+
+CONTEXT = results.Context.here("abpn evaluate")
 
 
 @pytest.fixture
 def measured() -> results.Record:
-    conditions = {"dataset": "embedded", "protocol": "authors"}
-    return results.Context.here("abpn evaluate").record("psnr", "abpn-int8-qat", 30.0567, "dB", conditions=conditions)
+    return CONTEXT.record("psnr", "abpn-int8-qat", 30.0567, "dB", dataset="embedded", protocol="rgb-border1")
 
 
-def _text(shown: book.Html | book.Value) -> str:
-    return BeautifulSoup(shown._repr_html_(), "html.parser").get_text()
+def values(*numbers: float, kind: str = "measured", unit: str = "dB") -> list[Value]:
+    return [Value(number, unit, kind, f"source of {number}") for number in numbers]
+
+
+def parsed(shown: book.Html) -> BeautifulSoup:
+    return BeautifulSoup(shown._repr_html_(), "html.parser")
+
+
+def texts(tags: list[Tag]) -> list[str]:
+    return [tag.get_text() for tag in tags]
 
 
 def test_the_three_kinds_never_look_alike(measured: results.Record) -> None:
     recorded = dataclasses.replace(measured, kind="recorded")
-    values = [book.value(measured), book.value(recorded), book.quoted("T2.abpn.int8")]
-    assert len({str(value).strip("“”■● ")[:2] for value in values}) == 1, "all three show about 30 dB"
-    assert [str(value)[0] for value in values] == ["■", "●", "“"]
-    classes = [BeautifulSoup(value._repr_html_(), "html.parser").span["class"][1] for value in values]
-    assert classes == ["kind-measured", "kind-recorded", "kind-quoted"]
-    assert "measured in this run" in _text(values[0]), "the kind is read aloud, not only seen"
-
-
-def test_a_value_says_where_it_comes_from(measured: results.Record) -> None:
-    shown = BeautifulSoup(book.value(measured)._repr_html_(), "html.parser").span
-    assert measured.id in shown["title"]
-    assert "abpn evaluate" in shown["title"]
-    quote = BeautifulSoup(book.quoted("T2.abpn.int8")._repr_html_(), "html.parser").span
-    assert paper.quoted("T2.abpn.int8").where in quote["title"]
-
-
-def test_digits_and_unit(measured: results.Record) -> None:
-    assert str(book.value(measured, digits=1)) == "■ 30.1 dB"
-    assert str(book.missing("no record")) == "no record"
+    cells = [measured.shown, recorded.shown, paper.value("T2.abpn.int8")]
+    assert len({str(cell).strip("“”■● ")[:2] for cell in cells}) == 1, "all three show about 30 dB"
+    assert [str(cell)[0] for cell in cells] == ["■", "●", "“"]
+    spans = [BeautifulSoup(inline(cell), "html.parser").span for cell in cells]
+    assert [span["class"][1] for span in spans] == ["kind-measured", "kind-recorded", "kind-quoted"]
+    assert "measured in this run" in spans[0].get_text(), "the kind is read aloud, not only seen"
+    assert measured.id in spans[0]["title"]
+    assert "abpn evaluate" in spans[0]["title"]
+    assert paper.quoted("T2.abpn.int8").where in spans[2]["title"]
 
 
 def test_a_table_names_its_rows_and_columns(measured: results.Record) -> None:
-    shown = book.table([["ABPN <INT8>", book.value(measured)]], ["model", "PSNR"], "PSNR on the embedded images")
-    page = BeautifulSoup(shown._repr_html_(), "html.parser")
-    assert page.caption.get_text() == "PSNR on the embedded images"
-    assert [cell["scope"] for cell in page.find_all("th")] == ["col", "col", "row"]
+    page = parsed(book.table([["ABPN <INT8>", measured.shown, None]], ["model", "PSNR", "SSIM"], caption="PSNR & more"))
+    assert page.caption.get_text() == "PSNR & more"
+    assert [cell["scope"] for cell in page.find_all("th")] == ["col", "col", "col", "row"]
     assert page.find("th", scope="row").get_text() == "ABPN <INT8>"
+    assert page.find_all("td")[1].get_text() == "not recorded", "a missing cell says so by itself"
     assert page.div["aria-labelledby"] == page.caption["id"]
+    assert page.div["tabindex"] == "0", "a keyboard can scroll it"
 
 
-def test_a_bare_number_in_a_table_is_refused() -> None:
+def test_a_frame_becomes_a_table_whose_index_names_the_rows() -> None:
+    index = pd.MultiIndex.from_product([["set5", "set14"], ["abpn", "fsrl"]], names=["dataset", "network"])
+    frame = pd.DataFrame({"fp32": [*values(1, 2, 3), float("nan")]}, index=index)
+    page = parsed(book.table(frame, caption="PSNR", rename={"abpn": "ABPN", "fp32": "FP32"}, digits={"FP32": 0}))
+    assert texts(page.find_all("th", scope="col")) == ["Data set", "Network", "FP32"]
+    rows = [texts(row.find_all(["th", "td"])) for row in page.tbody.find_all("tr")]
+    assert [row[:2] for row in rows] == [["set5", "ABPN"], ["", "fsrl"], ["set14", "ABPN"], ["", "fsrl"]]
+    assert rows[0][2].endswith("1 dB")
+    assert rows[3][2] == "not recorded"
+
+
+@pytest.mark.parametrize("number", [30.09, 30, pd.Series([1.5])[0]])
+def test_a_bare_number_is_refused(number: float) -> None:
     with pytest.raises(TypeError, match="as a Value"):
-        book.table([["ABPN", 30.09]], ["model", "PSNR"], "PSNR")  # type: ignore[list-item]
+        book.table([["ABPN", number]], ["model", "PSNR"], caption="PSNR")
+    with pytest.raises(TypeError, match="bare number"):
+        book.bars(["ABPN"], {"here": {"ABPN": number}}, quantity="PSNR")
 
 
-def test_a_short_row_is_refused() -> None:
+def test_a_short_row_and_an_empty_caption_are_refused() -> None:
     with pytest.raises(ValueError, match="needs 2 cells"):
-        book.table([["ABPN"]], ["model", "PSNR"], "PSNR")
+        book.table([["ABPN"]], ["model", "PSNR"], caption="PSNR")
+    with pytest.raises(ValueError, match="caption"):
+        book.table([], ["model"], caption="")
 
 
-def test_kept_records_come_back_first_and_as_measured(
+def test_the_papers_values_and_ours_are_compared_side_by_side_and_never_mixed() -> None:
+    said, ours = paper.table("T2").fp32, pd.Series(dict(zip(paper.TABLE2, values(31, 32, 33, 34), strict=False)))
+    rows = {"abpn": "ABRL", "bilinear": "bilinear", "baseline": "baseline"}
+    page = parsed(book.compare(rows, {"FP32": (said, ours)}, "FP32 of three networks"))
+    assert texts(page.find_all("th", scope="col")) == ["Network", "FP32, paper", "FP32, here"]
+    assert texts(page.find("tr", string=None).find_next("tr").find_all(["th", "td"])) == [
+        "ABRL", "“30.22 dB”", "not recorded",
+    ]
+    with pytest.raises(TypeError, match="mixes"):
+        book.compare(rows, {"FP32": (ours, said)}, "the wrong way round")
+    with pytest.raises(TypeError, match="never subtracted"):
+        said - ours
+
+
+def test_means_and_ranges_over_a_level() -> None:
+    index = pd.MultiIndex.from_product([["abpn", "fsrl"], [0, 1]], names=["network", "seed"])
+    frame = pd.DataFrame({"PSNR": [*values(1, 2, 4), float("nan")]}, index=index)
+    assert book.mean(frame, "seed").PSNR.astype(float).to_dict() == {"abpn": 1.5, "fsrl": 4}
+    assert book.mean(frame.PSNR["abpn"], "seed").number == 1.5
+    table = book.mean_and_range(frame, "seed")
+    assert list(table) == ["PSNR, mean", "PSNR, from and to"]
+    assert list(table["PSNR, from and to"]) == ["1.00 to 2.00 dB (2 seeds)", "4.00 to 4.00 dB (1 seed)"]
+
+
+def test_a_note_shows_the_kind_of_its_values(measured: results.Record) -> None:
+    shown = book.note("`abpn` reaches {0} <here>, {gap} away", measured.shown, gap=paper.value("S15.gain"))
+    assert parsed(shown).code.get_text() == "abpn"
+    assert [span["class"][1] for span in parsed(shown).find_all(class_="value")] == ["kind-measured", "kind-quoted"]
+    assert str(shown.text) == "`abpn` reaches ■ 30.06 dB <here>, “0.06 dB” away"
+
+
+def test_a_page_keeps_what_it_measures_and_falls_back_on_what_is_recorded(
     measured: results.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ABPN_RECORDS_OUT", str(tmp_path / "new"))
-    assert book.load_all() == results.recorded()
-    assert book.keep("table2", [measured]) == [measured]
-    assert book.load_all() == [measured, *results.recorded()]
+    page = book.page("table2")
+    again = dataclasses.replace(measured, value=31.0)
+    page.keep([measured])
+    page.keep([again])
+    assert results.load(tmp_path / "new" / "table2.json", "measured") == [again], "a cell may run twice"
+    assert page.records == [again, *results.recorded()]
+    found = page.frame("psnr", network="abpn", form="int8-qat", dataset=["embedded", "set5"]).set_index("dataset")
+    assert found.kind.to_dict() == {"embedded": "measured", "set5": "recorded"}
+    spread = page.pivot("psnr", "dataset", "form", network="abpn", seed=0, dataset=["set5", "embedded"],
+                        form=["int8-qat", "fp32"])
+    assert (list(spread.index), list(spread)) == (["set5", "embedded"], ["int8-qat", "fp32"]), "as they were asked for"
 
 
-def test_provenance_names_machine_versions_and_command(measured: results.Record) -> None:
-    text = _text(book.provenance([measured, measured]))
-    assert "2 values" in text
-    for part in (measured.device, measured.versions["numpy"], measured.command):
-        assert part in text
-
-
-@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: claim.id)
-def test_every_claim_has_a_box_even_without_records(claim: claims.Claim) -> None:
-    text = _text(book.verdict(claim.id, []))
-    assert claim.id in text
-    assert claim.rule in text
-    assert claim.judge([]).verdict in text
-
-
-def test_an_unknown_claim_is_refused() -> None:
-    with pytest.raises(KeyError, match="T9"):
-        book.verdict("T9", [])
-
-
-def test_the_data_note_tells_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_begins_with_legend_data_and_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("ABPN_DATA", str(tmp_path))
-    text = _text(book.data_note())
+    page = book.page("table2")
+    text = capsys.readouterr().out
+    assert page.context.device in text
     assert "at hand in this run: embedded." in text
     assert "abpn data fetch set5" in text
     assert str(tmp_path) not in text
+    assert page.first_at_hand("set5", "embedded") == "embedded"
+
+
+def test_every_claim_has_a_box_or_row_that_says_its_verdict() -> None:
+    entries = claims.ledger([])
+    boxes = [parsed(book.verdict_boxes([entry])) for entry in entries]
+    for (claim, judgement), box in zip(entries, boxes, strict=True):
+        assert box.section["data-claim"] == claim.id
+        assert box.section["data-verdict"] == judgement.verdict
+        assert claim.rule in box.get_text()
+    rows = parsed(book.verdict_boxes(entries)).find_all(attrs={"data-claim": True})
+    assert [(row["data-claim"], row["data-verdict"]) for row in rows] == [
+        (claim.id, judgement.verdict) for claim, judgement in entries
+    ]
+
+
+def test_a_notebook_says_that_its_verdicts_rest_on_its_own_run() -> None:
+    shown = book.verdicts(["S8", "S9"], results.recorded()).html
+    assert shown.startswith("<!--verdicts S8 S9-->")
+    assert shown.endswith("<!--/verdicts-->")
+    assert "by this run alone" in shown
+    entries = [(claims.claim(id), claims.judge(id, results.recorded())) for id in ("S8", "S9")]
+    assert book.verdict_boxes(entries).html in shown
+    assert "by this run alone" not in book.verdict_boxes(entries).html
+
+
+def test_provenance_names_machine_versions_and_command(measured: results.Record) -> None:
+    text = parsed(book.provenance([measured, measured])).get_text()
+    assert "2 values" in text
+    for part in (measured.context.device, measured.context.versions["numpy"], measured.context.command):
+        assert part in text

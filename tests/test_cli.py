@@ -1,37 +1,61 @@
-"""The command line as its user meets it: real processes, real files, bad input of every kind."""
+"""The command line as its user meets it: real files, bad input of every kind; three real processes, the rest in one."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from abpn_lib import models
+from abpn_lib import claims, cli, models, paper
+from abpn_lib.train import recipe
 
 MODEL = "abpn-int8-ptq"
 
 
-def abpn(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "abpn_lib.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
 
 
-def refused(*words: str | Path, mentions: str, **environment: str) -> None:
-    """The command ends with status 2 and one line that names the input."""
-    done = abpn(*words, **environment)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert mentions in lines[-1], done.stderr
-    assert done.stdout == ""
+class Abpn:
+    """Runs a command in this process and keeps what it printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object, status: int = 0) -> Done:
+        self.capsys.readouterr()
+        try:
+            found = cli.main([str(word) for word in words])
+        except SystemExit as ended:  # argparse's own refusals
+            found = int(ended.code or 0)
+        printed = self.capsys.readouterr()
+        assert found == status, printed.err
+        return Done(found, printed.out, printed.err)
+
+    def refused(self, *words: object, mentions: str) -> None:
+        """The command ends with status 2 and one line that names the input."""
+        done = self(*words, status=2)
+        *usage, line = done.err.strip().splitlines()
+        assert not usage or usage[0].startswith("usage: ")
+        assert mentions in line, done.err
+        assert done.out == ""
+
+
+@pytest.fixture
+def abpn(capsys: pytest.CaptureFixture[str]) -> Abpn:
+    return Abpn(capsys)
 
 
 @pytest.fixture
@@ -41,45 +65,90 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_names_every_command_and_works_without_tensorflow() -> None:
-    top = abpn("--help")
-    assert top.returncode == 0
+def process(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "abpn_lib.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_help_needs_no_tensorflow_nor_any_other_large_library() -> None:
+    code = (
+        "import sys; from abpn_lib import cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*{'tensorflow', 'pandas', 'scipy', 'skimage', 'matplotlib', 'requests'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+    listed = done.stdout.replace("\n", "").replace(" ", "")
+    assert all(name in listed for name in recipe.names())
+
+
+def test_bad_input_and_a_closed_pipe_in_a_real_shell(tmp_path: Path, photo: Path) -> None:
+    done = process("upscale", tmp_path / "none.png", "-o", tmp_path / "out.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    line = f"{shlex.quote(sys.executable)} -m abpn_lib.cli claims --json | head -c 1"
+    piped = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert piped.stderr == ""
+
+
+def test_a_result_in_a_real_shell_has_nothing_beside_it(tmp_path: Path, photo: Path) -> None:
+    done = process("upscale", photo, "-o", tmp_path / "large.png", "--model", MODEL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_help_names_every_command(abpn: Abpn) -> None:
+    top = abpn("--help").out
     for command in (
-        "models", "upscale", "export", "train", "quantize", "evaluate", "latency", "throughput", "arm64", "claims",
+        "models", "upscale", "export", "train", "quantize", "average", "curves", "evaluate", "latency", "claims",
         "data",
     ):
-        assert command in top.stdout
-        assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").stdout
+        assert command in top
+        assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").out
 
 
-def test_models_as_json_and_as_records(tmp_path: Path) -> None:
-    rows = json.loads(abpn("models", "--json", "--out", tmp_path / "r.json").stdout)
-    records = json.loads((tmp_path / "r.json").read_text())
-    sizes = {record["subject"]: record["value"] for record in records if record["quantity"] == "size"}
+def test_models_as_json_and_as_records(abpn: Abpn, tmp_path: Path) -> None:
+    rows = json.loads(abpn("models", "--json", "--out", tmp_path / "r.json").out)
+    records = json.loads((tmp_path / "r.json").read_text())["records"]
+    sizes = {f"{row['network']}-{row['form']}": row["value"] for row in records if row["quantity"] == "size"}
     assert sizes == {model.name: model.path.stat().st_size for model in models.catalogue()}
     assert {"name", "path", "kind", "sha256", "provenance"} <= set(rows[0])
     assert [row["name"] for row in rows] == [model.name for model in models.catalogue()]
 
 
-def test_upscale_a_file_and_a_folder(tmp_path: Path, photo: Path) -> None:
-    assert abpn("upscale", photo, "-o", tmp_path / "large.png", "--model", MODEL).returncode == 0
+def test_upscale_a_file_and_a_folder(abpn: Abpn, tmp_path: Path, photo: Path) -> None:
+    abpn("upscale", photo, "-o", tmp_path / "large.png", "--model", MODEL)
     assert Image.open(tmp_path / "large.png").size == (183, 120)
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(photo, folder / "a.png")
     Image.fromarray(skimage.data.camera()[:20, :30]).save(folder / "b.jpg")
     (folder / "notes.txt").write_text("not an image")
-    done = abpn("upscale", folder, "-o", tmp_path / "out", "--model", models.find(MODEL))
-    assert done.returncode == 0, done.stderr
+    done = abpn("upscale", folder, "-o", tmp_path / "out", "--model", models.find(MODEL), "--threads", 1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "large.png").read_bytes()
-    assert done.stdout.startswith("2 images in ")
-    assert "a second" in done.stdout
+    assert done.out.startswith("2 images in ")
+    assert "a second" in done.out
 
 
-def test_upscale_refuses_bad_input(tmp_path: Path, photo: Path) -> None:
+def test_one_bad_image_does_not_stop_a_folder(abpn: Abpn, tmp_path: Path, photo: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_text("no image at all")
+    shutil.copy(photo, folder / "b.png")
+    (folder / "c.png").write_bytes(photo.read_bytes()[:200])
+    done = abpn("upscale", folder, "-o", tmp_path / "out", "--model", MODEL, "--quiet", status=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+    (line,) = done.err.splitlines()
+    assert line.startswith("abpn: 2 of 3 images failed: ")
+    assert "a.png" in line
+    assert "c.png" in line
+
+
+def test_upscale_refuses_bad_input(abpn: Abpn, tmp_path: Path, photo: Path) -> None:
     out = tmp_path / "out.png"
     (tmp_path / "text.png").write_text("no image at all")
+    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:200])
     (tmp_path / "empty").mkdir()
     (tmp_path / "twins").mkdir()
@@ -88,6 +157,7 @@ def test_upscale_refuses_bad_input(tmp_path: Path, photo: Path) -> None:
     for words, mentions in (
         ((tmp_path / "none.png", "-o", out), "none.png"),
         ((tmp_path / "text.png", "-o", out), "text.png"),
+        ((tmp_path / "script.png", "-o", out), "script.png"),
         ((tmp_path / "cut.png", "-o", out), "cut.png"),
         ((tmp_path / "empty", "-o", tmp_path / "o"), "empty"),
         ((tmp_path / "twins", "-o", tmp_path / "o"), "rename"),
@@ -99,140 +169,128 @@ def test_upscale_refuses_bad_input(tmp_path: Path, photo: Path) -> None:
         ((photo, "-o", out, "--model", "nonsense"), "nonsense"),
         ((photo, "-o", out, "--model", photo), "photo.png"),
         ((photo, "-o", out, "--tile", "0"), "--tile"),
+        ((photo, "-o", out, "--threads", "100000000000"), "--threads"),
     ):
-        refused("upscale", *words, mentions=mentions)
+        abpn.refused("upscale", *words, mentions=mentions)
     assert not out.exists()
     assert not (tmp_path / "o").exists()
 
 
-def test_evaluate_gives_records(tmp_path: Path) -> None:
+def test_evaluate_gives_records(abpn: Abpn, tmp_path: Path) -> None:
     done = abpn("evaluate", "--model", "bicubic", "--data", "embedded", "--json", "--out", tmp_path / "r.json")
-    records = json.loads(done.stdout)
+    records = json.loads(done.out)
     assert {record["quantity"] for record in records} == {"psnr", "ssim"}
     assert all(record["count"] == 8 and record["command"].startswith("abpn evaluate") for record in records)
-    assert len(json.loads((tmp_path / "r.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "r.json").read_text())["records"]) == 2
 
 
-def test_evaluate_refuses_bad_input(tmp_path: Path) -> None:
-    refused("evaluate", "--model", "bicubic", "--data", "nonsense", mentions="nonsense")
-    refused("evaluate", "--model", "nonsense", mentions="nonsense")
-    refused("evaluate", "--model", "bicubic", "--data", "authors", mentions="authors")
-    refused(
-        "evaluate", "--model", "bicubic", "--data", "set5", mentions="abpn data fetch set5", ABPN_DATA=str(tmp_path)
-    )
+def test_evaluate_refuses_bad_input(abpn: Abpn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABPN_DATA", str(tmp_path))
+    for words, mentions in (
+        (["bicubic", "--data", "nonsense"], "nonsense"), (["nonsense"], "nonsense"),
+        (["bicubic", "--data", "authors"], "authors"), (["bicubic", "--data", "set5"], "abpn data fetch set5"),
+        (["bicubic", "--out", tmp_path / "no" / "r.json"], "r.json"), ([MODEL, "--model", MODEL], MODEL),
+    ):
+        abpn.refused("evaluate", "--model", *words, mentions=mentions)
 
 
-def test_latency_times_models_and_refuses_bad_input() -> None:
-    records = json.loads(abpn("latency", MODEL, "--size", "48x32", "--rounds", "3", "--json").stdout)
-    assert [(record["subject"], record["quantity"], record["unit"]) for record in records] == [(MODEL, "latency", "ms")]
-    assert records[0]["value"] > 0
-    assert records[0]["conditions"]["size"] == "48x32"
-    refused("latency", MODEL, "--size", "huge", mentions="huge")
-    refused("latency", "nonsense", mentions="nonsense")
-    refused("latency", "--rounds", "0", mentions="--rounds")
+def test_latency_times_models_and_refuses_bad_input(abpn: Abpn, tmp_path: Path) -> None:
+    (record,) = json.loads(abpn("latency", MODEL, "--size", "48x32", "--rounds", "3", "--json").out)
+    assert (record["network"], record["form"]) == ("abpn", "int8-ptq")
+    assert (record["quantity"], record["unit"]) == ("latency", "ms")
+    assert record["value"] > 0
+    assert record["size"] == "48x32"
+    for words, mentions in (
+        ([MODEL, "--size", "huge"], "huge"), ([MODEL, "--size", "²x3"], "²x3"), ([MODEL, "--size", "9" * 5000], "999"),
+        (["nonsense"], "nonsense"), (["--rounds", "0"], "--rounds"), ([MODEL, "--threads", "1e11"], "--threads"),
+        ([MODEL, "--out", tmp_path / "no" / "r.json"], "r.json"), ([MODEL, "--device", "toaster"], "toaster"),
+    ):
+        abpn.refused("latency", *words, mentions=mentions)
 
 
-def test_latency_compares_with_the_first() -> None:
-    done = abpn("latency", "abpn-int8-ptq", "fsrcnn-int8-ptq", "--size", "48x32", "--rounds", "7")
-    assert done.returncode == 0, done.stderr
-    assert "fsrcnn-int8-ptq takes " in done.stdout
-    assert " times as long as abpn-int8-ptq" in done.stdout
+def test_latency_tells_models_of_one_stem_apart(abpn: Abpn, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(models.find(MODEL), tmp_path / folder / "m.tflite")
+    both = (tmp_path / "a" / "m.tflite", tmp_path / "b" / "m.tflite")
+    done = abpn("latency", *both, "--size", "48x32", "--rounds", "7")
+    assert "b-m takes " in done.out
+    assert " times as long as a-m" in done.out
+    abpn.refused("latency", both[0], both[0], mentions="m.tflite")
 
 
-def test_export_writes_what_a_device_wants(tmp_path: Path) -> None:
+def test_export_writes_what_a_device_wants(abpn: Abpn, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     out = tmp_path / "phone.tflite"
-    done = abpn("export", MODEL, "--size", "48x32", "--io", "int8", "--batch", "2", "-o", out)
-    assert done.returncode == 0, done.stderr
+    abpn("export", MODEL, "--size", "48x32", "--io", "int8", "--batch", "2", "-o", out)
     (image,) = Interpreter(model_path=str(out)).get_input_details()
     assert (image["shape_signature"].tolist(), image["dtype"]) == ([2, 32, 48, 3], np.int8)
+    good = out.read_bytes()
+    rng = np.random.default_rng(0)
+    broken = tmp_path / "broken.tflite"
+    for cut in (0, 7, 900, 20_000):
+        content = bytearray(models.find(MODEL).read_bytes()[: cut or None])
+        for place in rng.integers(8, len(content), 40) if cut == 0 else ():
+            content[place] = rng.integers(256)
+        broken.write_bytes(bytes(content))
+        done = cli.main(["export", str(broken), "-o", str(out)])
+        if done == 2:
+            assert out.read_bytes() == good
+        else:  # a change that no reader can see: the file is still a model
+            good = out.read_bytes()
     other = tmp_path / "other.tflite"
-    refused("export", "nonsense", "-o", other, mentions="nonsense")
-    refused("export", "abpn-fp32", "--io", "int8", "-o", other, mentions="uint8")
-    refused("export", MODEL, "--batch", "2", "-o", other, mentions="--size")
-    refused("export", MODEL, "--size", "0x9", "-o", other, mentions="0x9")
+    for words, mentions in (
+        (["nonsense"], "nonsense"), (["abpn-fp32", "--io", "int8"], "uint8"), ([MODEL, "--batch", "2"], "--size"),
+        ([MODEL, "--size", "0x9"], "0x9"), ([MODEL, "--size", "9x9", "--batch", "1000000000000"], "--batch"),
+    ):
+        abpn.refused("export", *words, "-o", other, mentions=mentions)
     assert not other.exists()
 
 
-def test_claims_lists_every_claim() -> None:
-    from abpn_lib.claims.ledger import ledger as claims
-
-    printed = json.loads(abpn("claims", "--json").stdout)
-    assert len(printed if isinstance(printed, list) else printed["claims"]) == len(claims.CLAIMS)
-    refused("claims", "--records", "nonsense.json", mentions="nonsense.json")
-
-
-def test_claims_takes_records_of_another_device(tmp_path: Path) -> None:
-    from abpn_lib import paper
-
+def test_claims_lists_every_claim_and_takes_records_of_another_device(abpn: Abpn, tmp_path: Path) -> None:
+    assert len(json.loads(abpn("claims", "--json").out)) == len(claims.claims())
     path = tmp_path / "abpn-browser.json"
-    row = {
-        "quantity": "latency", "unit": "ms", "command": "a page", "device": "browser: a phone", "versions": {},
-        "commit": "", "date": "2026-01-01", "count": 9, "spread": [1.0, 1.5], "spread_is": "",
-        "conditions": {"size": "1920x1080", "threads": "1", "kernels": "xnnpack-wasm", "channels": "3"},
+    context = {"command": "a page", "device": "browser: a phone", "versions": {}, "commit": "", "date": "2026-01-01"}
+    shared = {
+        "quantity": "latency", "unit": "ms", "count": 9, "spread": [1.0, 1.5], "size": "1920x1080", "threads": 1,
+        "kernels": "xnnpack-wasm", "channels": 3, "context": 0,
     }
-    nodes = [{**row, "subject": f"node-{node}", "value": 1.0 + n} for n, node in enumerate(paper.META_NODES)]
-    path.write_text(json.dumps(nodes))
-    ledger = {entry["id"]: entry for entry in json.loads(abpn("claims", "--json", "--add", path).stdout)}
+    nodes = [{**shared, "network": f"node-{node}", "value": 1.0 + n} for n, node in enumerate(paper.META_NODES)]
+    path.write_text(json.dumps({"contexts": [context], "records": nodes}))
+    ledger = {entry["id"]: entry for entry in json.loads(abpn("claims", "--json", "--add", path).out)}
     assert "a phone" in json.dumps(ledger["T1.add"])
     assert '"measured"' in json.dumps(ledger["T1.add"])
-    for bad in (
-        "no JSON", "{}x", "7", '["text"]', json.dumps([{}]), json.dumps([{**nodes[0], "value": None}]),
-        json.dumps([{**nodes[0], "value": float("nan")}]), json.dumps([{**nodes[0], "conditions": ["size"]}]),
-        json.dumps([{**nodes[0], "conditions": {"size": 3}}]), json.dumps([{**nodes[0], "device": None}]),
-        json.dumps([{**nodes[0], "count": "many"}]), json.dumps([{**nodes[0], "spread": [1, 2, 3]}]),
-        json.dumps([{**nodes[0], "surprise": 1}]),
-    ):
-        path.write_text(bad)
-        refused("claims", "--add", path, mentions=path.name)
+    path.write_text('{"contexts": [], "records": [{}]}')
+    abpn.refused("claims", "--add", path, mentions=path.name)
+    abpn.refused("claims", "--records", "nonsense.json", mentions="nonsense.json")
 
 
-def test_data_refuses_bad_input(tmp_path: Path) -> None:
-    refused("data", "fetch", "nonsense", mentions="nonsense", ABPN_DATA=str(tmp_path))
-    refused("data", "verify", "set5", mentions="abpn data fetch set5", ABPN_DATA=str(tmp_path))
+def test_data_refuses_bad_input(abpn: Abpn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABPN_DATA", str(tmp_path))
+    abpn.refused("data", "fetch", "nonsense", mentions="nonsense")
+    abpn.refused("data", "verify", "set5", mentions="abpn data fetch set5")
     assert not list(tmp_path.iterdir())
 
 
-def test_train_and_quantize_refuse_bad_input(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    refused("train", "--data", "set5", "--out", out, mentions="set5", ABPN_DATA=str(tmp_path))
-    refused("quantize", "--run", tmp_path / "none", "--out", tmp_path / "models", mentions="none")
-    assert not list(tmp_path.iterdir())
-
-
-def test_train_then_quantize(tmp_path: Path) -> None:
+def test_train_then_quantize(abpn: Abpn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, out = tmp_path / "run", tmp_path / "models"
-    tiny = ("--steps", "6", "--save-every", "3", "--no-validation", "--quiet")
-    done = abpn("train", "--data", "embedded", "--batch", "2", "--patch", "16", *tiny, "--out", run)
-    assert done.returncode == 0, done.stderr
-    done = abpn(
-        "quantize",
-        "--run",
-        run,
-        "--out",
-        out,
-        "--calibrate",
-        "embedded",
-        "--images",
-        "2",
-        "--qat",
-        "qat-table2",
-        "--data",
-        "embedded",
-        *tiny,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.glob("*.tflite")) == [
-        "abpn-fp32.tflite",
-        "abpn-int8-ptq.tflite",
-        "abpn-int8-qat.tflite",
-    ]
+    abpn.refused("quantize", "--run", tmp_path / "none", "--out", out, mentions="none")
+    tiny = ("--steps", "6", "--save-every", "3", "--no-validation", "--quiet", "--data", "embedded")
+    abpn("train", "--batch", "2", "--patch", "16", *tiny, "--out", run)
+    quantize = ("quantize", "--run", run, "--out", out, "--calibrate", "embedded", "--images", "2")
+    abpn(*quantize, "--qat", "qat-table2", *tiny)
+    forms = ("fp32", "int8-ptq", "int8-qat")
+    assert sorted(path.name for path in out.glob("*.tflite")) == [f"abpn-{form}.tflite" for form in forms]
     provenance = json.loads((out / "abpn-int8-qat.json").read_text())
     assert provenance["steps"] == 6
     assert provenance["command"].startswith("abpn quantize")
     assert provenance["ranges"]
+    for words, mentions in (
+        (["--name", "../x"], "../x"), (["--qat", "nosuch"], "nosuch"), (["--form", "int4"], "int4"),
+    ):
+        abpn.refused(*quantize, *words, mentions=mentions)
     # What was made can be used at once.
     image = tmp_path / "x.png"
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image)
-    assert abpn("upscale", image, "-o", tmp_path / "y.png", "--model", out / "abpn-int8-qat.tflite").returncode == 0
+    abpn("upscale", image, "-o", tmp_path / "y.png", "--model", out / "abpn-int8-qat.tflite")

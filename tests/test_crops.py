@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -152,19 +150,19 @@ at_hand = datasets.available("urban100") and datasets.available("authors")
 def test_figure_3_is_searched_as_recorded(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(crops, "_PLAN", ((0, "imresize", 3, "rgb", 1), (0, "imresize", 4, "rgb", 1)))
     assert crops.main(["--out", str(tmp_path / "r.json"), "--step", "69"]) == 0
-    rows = json.loads((tmp_path / "r.json").read_text())
-    matches = [row for row in rows if row["quantity"] == "crop-matches"]
+    rows = results.load(tmp_path / "r.json")
+    matches = [row for row in rows if row.quantity == "crop-matches"]
     # Two images, four readings, at x3 with the authors' models.
     assert len(matches) == 2 * 4 * (2 + 1)
     assert len(capsys.readouterr().out.splitlines()) == 2 * 4 * 2
     for row in matches:
-        assert row["count"] > row["value"] >= 0
-        assert row["conditions"]["sizes"] == "24 to 300 by 69"
-        assert row["command"].startswith("python -m tools.crops")
+        assert row.count > row.value >= 0
+        assert row.get("sizes") == "24 to 300 by 69"
+        assert row.context.command.startswith("python -m tools.crops")
 
 
 def test_the_recorded_nearest_crop_meets_bicubic_s_printed_pair() -> None:
     nearest = [record for record in results.recorded() if record.quantity == "crop-nearest-psnr"]
-    assert {record.conditions["figure"] for record in nearest} <= {"img004", "img091"}
+    assert {record.get("figure") for record in nearest} <= {"img004", "img091"}
     for record in nearest:
-        assert results.find(results.recorded(), "crop-nearest-ssim", "authors-int8", figure=record.conditions["figure"])
+        assert results.find("crop-nearest-ssim", results.recorded(), figure=record.get("figure"))

@@ -219,7 +219,7 @@ def test_facts_read_elsewhere_stand_on_the_page() -> None:
 def test_protocol_page_names_the_protocols_of_the_code() -> None:
     page = (ROOT / "book" / "protocol.md").read_text()
     assert f"`{metrics.AUTHORS.name}`" in page
-    assert f"`{metrics.FIELD.name}`" in page
+    assert f"`{metrics.Y_BORDER3.name}`" in page
 
 
 # --- nothing that belongs to one machine

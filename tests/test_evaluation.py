@@ -27,7 +27,7 @@ def context() -> results.Context:
     return results.Context("abpn evaluate", "a device", {"numpy": np.__version__}, "abc", "2026-01-01")
 
 
-@pytest.mark.parametrize("protocol", [metrics.AUTHORS, metrics.FIELD], ids=lambda p: p.name)
+@pytest.mark.parametrize("protocol", [metrics.AUTHORS, metrics.Y_BORDER3], ids=lambda p: p.name)
 def test_scores_are_the_metrics_by_hand(crops, protocol):
     scores = evaluation.evaluate(evaluation.bicubic_upscaler(3), crops, protocol=protocol)
     assert [score.name for score in scores] == [name for name, _ in crops]
@@ -147,6 +147,6 @@ def test_no_worker_at_all_is_refused(crops):
 @pytest.mark.skipif(not datasets.available("set5"), reason="Set5 is not there: set ABPN_DATA")
 def test_bicubic_on_set5_gives_the_published_value():
     scores = evaluation.evaluate(
-        evaluation.bicubic_upscaler(3), datasets.images("set5"), protocol=metrics.FIELD, with_ssim=False
+        evaluation.bicubic_upscaler(3), datasets.images("set5"), protocol=metrics.Y_BORDER3, with_ssim=False
     )
     assert evaluation.summary(scores).psnr == pytest.approx(30.39, abs=0.03)

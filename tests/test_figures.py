@@ -10,7 +10,8 @@ from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from abpn_lib.book.page import figures
+from abpn_lib.book import Html, figures
+from abpn_lib.values import Value
 
 
 def _line(figure: Figure) -> None:
@@ -20,7 +21,7 @@ def _line(figure: Figure) -> None:
     axes.set_ylabel("PSNR [dB]")
 
 
-def _pictures(shown: figures.Html) -> list[Image.Image]:
+def _pictures(shown: Html) -> list[Image.Image]:
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', shown._repr_html_())
     return [Image.open(io.BytesIO(base64.b64decode(text))) for text in found]
 
@@ -77,23 +78,45 @@ def test_a_numeric_axis_without_label_is_refused() -> None:
         figures.themed(unlabelled, alt="a line")
 
 
-def test_bars_show_a_missing_value_as_none() -> None:
-    shown = figures.bars(
-        ["3×3 convolution", "ReLU"], {"the paper": [4.3, 1.3], "measured": [2.0, None]},
-        quantity="latency", unit="ms", alt="latency of two nodes", intervals={"measured": [(1.8, 2.4), None]},
+def _ms(number: float, kind: str = "measured", unit: str = "ms") -> Value:
+    return Value(number, unit, kind, "a source", interval=(number - 0.1, number + 0.2))
+
+
+def _alt(shown: Html) -> str:
+    return BeautifulSoup(shown._repr_html_(), "html.parser").img["alt"]
+
+
+def test_bars_tell_their_data_in_words_and_may_lack_a_value() -> None:
+    rows, said, ours = {"conv3": "3×3 convolution", "relu": "ReLU"}, {"conv3": _ms(4.3, "quoted")}, {"relu": _ms(2.06)}
+    shown = figures.bars(rows, {"paper": said, "here": ours}, quantity="latency", digits=1, alt="Both are medians.")
+    assert _alt(shown) == (
+        "Bars of latency [ms], paper / here: 3×3 convolution 4.3 / none; ReLU none / 2.1. Both are medians."
     )
     assert len(_pictures(shown)) == 2
+    assert _alt(figures.bars(rows, {"here": ours}, quantity="latency")) == (
+        "Bars of latency [ms], here: 3×3 convolution none; ReLU 2.06."
+    )
 
 
-@pytest.mark.parametrize(("quantity", "unit"), [("latency", ""), ("", "ms")])
-def test_bars_without_unit_or_quantity_are_refused(quantity: str, unit: str) -> None:
-    with pytest.raises(ValueError, match="a quantity and a unit"):
-        figures.bars(["a"], {"b": [1.0]}, quantity=quantity, unit=unit, alt="bars")
+def test_lines_tell_their_data_in_words() -> None:
+    short = figures.lines({"ABPN": {2: _ms(5), 0: _ms(1)}}, x="conv-ReLU pairs", quantity="time", from_zero=True)
+    assert _alt(short) == "Lines of time [ms] against conv-ReLU pairs: ABPN 1.00 at 0, 5.00 at 2."
+    long = {step: _ms(min(step, 50), unit="dB") for step in range(1, 60)}
+    shown = figures.lines({"a": long, "b": {step: long[step] for step in range(1, 20)}}, x="step", quantity="PSNR")
+    assert _alt(shown) == (
+        "Lines of PSNR [dB] against step: a from 1.00 at 1 to 50.00 at 59, at most 50.00 at 50; "
+        "b from 1.00 at 1 to 19.00 at 19."
+    )
 
 
-def test_bars_of_unequal_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 values for 2 labels"):
-        figures.bars(["a", "b"], {"c": [1.0]}, quantity="latency", unit="ms", alt="bars")
+def test_values_of_two_units_or_none_and_an_axis_without_a_name_are_refused() -> None:
+    for values in ({"a": _ms(1), "b": _ms(1, unit="dB")}, {}):
+        with pytest.raises(ValueError, match="of one unit"):
+            figures.bars(["a", "b"], {"here": values}, quantity="latency")
+    with pytest.raises(ValueError, match="a quantity"):
+        figures.bars(["a"], {"here": {"a": _ms(1)}}, quantity="")
+    with pytest.raises(ValueError, match="horizontal axis"):
+        figures.lines({"here": {1: _ms(1)}}, x="", quantity="latency")
 
 
 def test_a_grid_shows_the_very_pixels() -> None:

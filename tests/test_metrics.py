@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from abpn_lib.metrics import AUTHORS, FIELD, Protocol, psnr, ssim
+from abpn_lib.metrics import AUTHORS, Y_BORDER3, Protocol, psnr, ssim
 
 
 def rgb(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -14,7 +14,7 @@ def rgb(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def test_the_protocols_are_the_papers_and_the_fields() -> None:
     assert (AUTHORS.colour, AUTHORS.border, AUTHORS.name) == ("rgb", 1, "rgb-border1")
-    assert (FIELD.colour, FIELD.border, FIELD.name) == ("y", 3, "y-border3")
+    assert (Y_BORDER3.colour, Y_BORDER3.border, Y_BORDER3.name) == ("y", 3, "y-border3")
 
 
 def test_psnr_by_hand() -> None:
@@ -35,7 +35,7 @@ def test_the_squared_error_is_pooled_over_channels_not_averaged_in_db() -> None:
 
 def test_only_the_border_is_left_out() -> None:
     truth = rgb(12, 14)
-    for protocol, border in ((AUTHORS, 1), (FIELD, 3)):
+    for protocol, border in ((AUTHORS, 1), (Y_BORDER3, 3)):
         estimate = truth.copy()
         estimate[:border] ^= 255
         estimate[-border:] ^= 255
@@ -51,12 +51,12 @@ def test_luma_by_hand() -> None:
     truth = np.zeros((9, 9, 3), np.uint8)
     estimate = truth + np.array([10, 20, 30], np.uint8)
     difference = (65.481 * 10 + 128.553 * 20 + 24.966 * 30) / 255
-    assert psnr(truth, estimate, FIELD) == pytest.approx(20 * math.log10(255 / difference))
+    assert psnr(truth, estimate, Y_BORDER3) == pytest.approx(20 * math.log10(255 / difference))
 
 
 def test_equal_images_give_inf_and_one() -> None:
     image = rgb(20, 20)
-    for protocol in (AUTHORS, FIELD):
+    for protocol in (AUTHORS, Y_BORDER3):
         assert psnr(image, image.copy(), protocol) == math.inf
         assert ssim(image, image.copy(), protocol) == pytest.approx(1.0)
 

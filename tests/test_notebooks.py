@@ -12,10 +12,11 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SKELETON = ["What the paper says", "What we run", "Result beside the paper's", "Verdict", "What to try next"]
-# The calls that put a picture on a page; each needs a text that says what the picture shows.
-PICTURES = {"themed", "bars", "image_grid"}
-# Cells of more lines than this belong in the library.
-LONGEST_FUNCTION = 8
+# Pictures whose text cannot be made from their data: each needs one that says what it shows.
+DRAWN, PIXELS = {"themed"}, {"image_grid"}
+# What reads records: a function that calls one belongs in the library.
+READS_RECORDS = {"recorded", "load", "frame", "pivot", "select", "find", "load_all", "records"}
+MOST_LINES, MOST_LINES_IN_ALL, LONGEST_LINE = 130, 900, 110
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -41,13 +42,28 @@ def headings(path: Path) -> list[str]:
     return [line for line in lines if line.startswith(("# ", "## "))]
 
 
+def name_of(node: ast.AST) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
 def calls(path: Path, names: set[str]) -> list[ast.Call]:
     found = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
-    return [call for call in found if getattr(call.func, "attr", getattr(call.func, "id", "")) in names]
+    return [call for call in found if name_of(call.func) in names]
 
 
-def test_there_is_one_notebook_per_table_and_figure() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 11)]
+def lines(path: Path) -> list[str]:
+    return [line for cell in code_cells(path) for line in cell.source.splitlines() if line.strip()]
+
+
+@each_notebook
+def test_its_code_is_a_page_long(path: Path) -> None:
+    found = lines(path)
+    assert len(found) <= MOST_LINES
+    assert [line for line in found if len(line) > LONGEST_LINE] == []
+
+
+def test_all_notebooks_together_are_short() -> None:
+    assert sum(len(lines(path)) for path in NOTEBOOKS) <= MOST_LINES_IN_ALL
 
 
 @each_notebook
@@ -110,11 +126,13 @@ def test_each_parameter_is_used(path: Path) -> None:
 
 @each_notebook
 def test_every_picture_says_what_it_shows(path: Path) -> None:
-    for call in calls(path, PICTURES):
+    for call in calls(path, DRAWN | PIXELS):
         words = {keyword.arg: keyword.value for keyword in call.keywords}
-        assert "alt" in words, f"line {call.lineno}: a picture without alt"
-        alt = words["alt"]
-        assert not isinstance(alt, ast.Constant) or (isinstance(alt.value, str) and len(alt.value) >= 20)
+        allowed = {"alt"} if name_of(call.func) in DRAWN else {"alt", "caption"}
+        given = [words[key] for key in allowed if key in words]
+        assert given, f"line {call.lineno}: a picture without {' or '.join(sorted(allowed))}"
+        for text in given:
+            assert not isinstance(text, ast.Constant) or (isinstance(text.value, str) and len(text.value) >= 20)
 
 
 @each_notebook
@@ -122,23 +140,26 @@ def test_every_picture_goes_through_the_library(path: Path) -> None:
     nodes = list(ast.walk(parsed(path)))
     imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-    # A figure shown past `figures.themed` has no alt text and no dark version.
+    # A figure shown past `book.themed` has no alt text and no dark version.
     assert not imported & {"matplotlib", "seaborn", "pylab"}
     assert not calls(path, {"imshow", "show", "savefig"})
 
 
 @each_notebook
-def test_it_gives_a_verdict_and_keeps_what_it_measured(path: Path) -> None:
-    assert calls(path, {"verdict"})
+def test_it_is_a_page_that_keeps_what_it_measures_and_ends_in_verdicts(path: Path) -> None:
+    name, = (ast.literal_eval(call.args[0]) for call in calls(path, {"page"}))
+    assert name == path.stem, "records are kept under the notebook's own name"
     assert calls(path, {"keep"})
+    assert calls(path, {"verdicts"})
 
 
 @each_notebook
-def test_its_functions_are_short(path: Path) -> None:
+def test_none_of_its_functions_reads_records(path: Path) -> None:
     for node in ast.walk(parsed(path)):
         assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs in abpn_lib"
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{node.name} belongs in abpn_lib"
+            reads = {name_of(inner) for inner in ast.walk(node) if isinstance(inner, (ast.Attribute, ast.Name))}
+            assert not reads & READS_RECORDS, f"{node.name} reads records: it belongs in abpn_lib"
 
 
 def test_no_function_is_defined_twice() -> None:

@@ -78,7 +78,8 @@ def test_its_whole_state_is_in_its_variables() -> None:
 
 
 def test_it_can_be_written_down_and_made_again() -> None:
-    again = Soap.from_config(Soap(0.01, every=7, bias_lr_factor=0.1, first_layer_lr_factor=0.2, use_ema=True).get_config())
+    given = Soap(0.01, every=7, bias_lr_factor=0.1, first_layer_lr_factor=0.2, use_ema=True)
+    again = Soap.from_config(given.get_config())
     assert (float(again.learning_rate), again.every, again.use_ema) == (pytest.approx(0.01), 7, True)
     assert (again.bias_lr_factor, again.first_layer_lr_factor) == (0.1, 0.2)
 
@@ -100,7 +101,8 @@ def test_the_first_kernel_can_be_slower_than_the_next() -> None:
     moves = []
     for first_layer_lr_factor in (1.0, 0.1):
         kernels = [tf.Variable(tf.ones((1, 1, 2, 2))) for _ in range(2)]
-        Soap(0.01, first_layer_lr_factor=first_layer_lr_factor).apply_gradients([(gradient, kernel) for kernel in kernels])
+        optimizer = Soap(0.01, first_layer_lr_factor=first_layer_lr_factor)
+        optimizer.apply_gradients([(gradient, kernel) for kernel in kernels])
         moves.append([1 - kernel.numpy() for kernel in kernels])
     (first, second), (slower, same) = moves
     np.testing.assert_array_equal(same, second)

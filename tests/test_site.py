@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -22,13 +23,15 @@ PUBLIC = site.Address("https://reader.github.io/abpn", "https://github.com/reade
 
 KEEPS = """
 from abpn_lib import results
-from abpn_lib.book.page import figures, page as book
-record = results.Context.here("a test").record("psnr", "abpn", 30.0 + gain, "dB")
-book.keep("any-name", [record])
+from abpn_lib import book
+page = book.page("any-name")
+page.keep([page.context.record("psnr", "abpn", 30.0 + gain, "dB")])
+page.verdicts("S8")
 """
 SHOWS = """
 import numpy as np
-figures.image_grid([("a black square", np.zeros((4, 4, 3), np.uint8))], alt="A test")
+from abpn_lib import book
+book.image_grid([("a black square", np.zeros((4, 4, 3), np.uint8))], alt="A test")
 """
 
 
@@ -51,7 +54,7 @@ def test_dependencies_are_transitive_and_leave_the_rest_out(tmp_path: Path) -> N
     notebook = _notebook(tmp_path / "n.ipynb", "%matplotlib inline\nfrom abpn_lib import metrics", "!ls")
     assert {path.name for path in site.dependencies(notebook, LIBRARY)} == {"__init__.py", "metrics.py"}
     through = site.dependencies(_notebook(tmp_path / "m.ipynb", "import abpn_lib.measure as e"), LIBRARY)
-    assert {LIBRARY / "evaluation.py", LIBRARY / "metrics.py", LIBRARY / "results.py"} <= set(through)
+    assert {LIBRARY / "measure.py", LIBRARY / "metrics.py", LIBRARY / "results.py"} <= set(through)
     assert LIBRARY / "cli.py" not in through
 
 
@@ -59,6 +62,12 @@ def test_an_import_inside_a_function_counts(tmp_path: Path) -> None:
     notebook = _notebook(tmp_path / "n.ipynb", "def f():\n    from abpn_lib.metrics import psnr")
     found = site.dependencies(notebook, LIBRARY)
     assert LIBRARY / "metrics.py" in found
+
+
+def test_packages_are_followed_module_by_module(tmp_path: Path) -> None:
+    found = site.dependencies(_notebook(tmp_path / "n.ipynb", "from abpn_lib.tflite import graph"), LIBRARY)
+    assert {LIBRARY / "tflite" / "graph.py", LIBRARY / "tflite" / "__init__.py", LIBRARY / "files.py"} <= set(found)
+    assert LIBRARY / "tflite" / "images.py" not in found
 
 
 def test_data_comes_with_the_module_that_reads_it(tmp_path: Path) -> None:
@@ -106,12 +115,10 @@ def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
         site.execute(notebook, tmp_path / "o.ipynb", tmp_path / "o.json", parameters={"gian": "1"})
 
 
-def test_a_step_by_hand_fails_in_plain_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.site", "ledger", "none.json", "--page", "p.md", "--summary", "s.md"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "none.json" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_step_by_hand_fails_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = ["--page", str(tmp_path / "p.md"), "--summary", str(tmp_path / "s.md")]
+    assert site.main(["ledger", str(tmp_path / "none.json"), *pages]) == 2
+    assert "none.json" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -180,6 +187,39 @@ def test_a_site_without_address_has_no_button(small_book: Path) -> None:
     assert "github.com/reader" not in page
     assert (pages / "index.html").is_file()
     assert "custom.css" in page
+
+
+def test_a_page_shows_the_ledgers_verdict_and_a_copy_its_own(small_book: Path, public_site: Path) -> None:
+    executed = (small_book / "executed" / "page.ipynb").read_text()
+    assert "Judged by this run alone" in executed
+    page = (public_site / "notebooks" / "page.html").read_text()
+    assert "Judged by this run alone" not in page
+    assert "data-claim" in executed
+    assert verdicts_on(public_site) == {"S8": {ledger_of(small_book)["S8"]}}
+
+
+def verdicts_on(pages: Path) -> dict[str, set[str]]:
+    """Each claim's verdicts on the pages of a built site."""
+    found: dict[str, set[str]] = {}
+    for path in pages.rglob("*.html"):
+        for tag in BeautifulSoup(path.read_text(), "html.parser").find_all(attrs={"data-claim": True}):
+            found.setdefault(str(tag["data-claim"]), set()).add(str(tag["data-verdict"]))
+    return found
+
+
+def ledger_of(root: Path) -> dict[str, str]:
+    """Each claim's verdict in the ledger that a build wrote."""
+    return {row["id"]: row["verdict"] for row in json.loads((root / "ledger" / "claims.json").read_text())}
+
+
+def test_every_verdict_of_the_built_book_is_the_ledgers() -> None:
+    build = ROOT / "_build"
+    if not (build / "html" / "index.html").is_file():
+        pytest.skip("the book is not built: make book")
+    ledger = ledger_of(build)
+    shown = verdicts_on(build / "html")
+    assert shown, "no page shows a verdict"
+    assert shown == {id: {ledger[id]} for id in shown}
 
 
 def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:

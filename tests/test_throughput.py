@@ -16,7 +16,8 @@ from PIL import Image
 
 from abpn_lib import results
 from abpn_lib.degradation import bicubic_down
-from abpn_lib.train import training
+from abpn_lib.files import BuildError
+from abpn_lib.train import batches
 from tools import throughput
 
 TINY = throughput.Setting(batch=2, patch=8, rounds=2, steps=2)
@@ -30,24 +31,28 @@ def cat() -> np.ndarray:
 @pytest.fixture(scope="module")
 def printed() -> list[dict]:
     words = ["--batch", "2", "--patch", "8", "--rounds", "2", "--steps", "2", "--json"]
-    command = [sys.executable, "-m", "abpn_lib.cli", "throughput", *words]
+    command = [sys.executable, "-m", "tools.throughput", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+def subject(record: dict) -> str:
+    return record["network"] + (f"/{record['over']}" if "over" in record else "")
+
+
+@pytest.mark.slow
 def test_the_command_measures_every_way_under_the_conditions_asked_for(printed: list[dict]) -> None:
-    units = {record["subject"]: record["unit"] for record in printed if record["quantity"] == "throughput"}
+    units = {subject(record): record["unit"] for record in printed if record["quantity"] == "throughput"}
     assert units == dict.fromkeys(throughput.WAYS, "1/s")
-    assert [record["subject"] for record in printed if record["quantity"] == "throughput-ratio"] == [
+    assert [subject(record) for record in printed if record["quantity"] == "throughput-ratio"] == [
         "training-ours/training-plain", "training-ours/training-files", "pipeline-ours/training-ours",
     ]
     for record in printed:
-        assert record["command"].startswith("abpn throughput")
+        assert record["command"].startswith("python -m tools.throughput")
         assert record["count"] == 2
-        assert record["conditions"] == {
-            "batch": "2", "patch": "8", "threads": "1", "network": "abpn", "dataset": "embedded",
-        }
+        setting = {key: record[key] for key in ("batch", "patch", "threads", "architecture", "dataset")}
+        assert setting == {"batch": 2, "patch": 8, "threads": 1, "architecture": "abpn", "dataset": "embedded"}
         low, high = record["spread"]
         assert 0 < low <= record["value"] <= high < math.inf
 
@@ -82,7 +87,7 @@ def test_the_plain_way_gives_pairs_like_ours_from_arrays_and_from_files(cat: np.
     Image.fromarray(cat).save(tmp_path / "cat.png")
     arrays = throughput.plain_batches([cat], 3, 8, 3, seed=5)
     files = throughput.plain_batches([tmp_path / "cat.png"], 3, 8, 3, seed=5)
-    ours = training.batch_at(training.Patches([cat], 3, 8), 3, 0, 0)
+    ours = batches.batch_at(batches.Patches([cat], 3, 8), 3, 0, 0)
     for plain, opened in itertools.islice(zip(arrays, files, strict=True), 3):
         assert [(a.shape, a.dtype) for a in plain] == [(a.shape, a.dtype) for a in ours]
         np.testing.assert_array_equal(plain[1], opened[1])
@@ -95,14 +100,16 @@ def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism()
     # In a process of its own: op determinism cannot be turned off again.
     script = """
 import numpy as np, skimage.data, tensorflow as tf
-from abpn_lib.train import training
+from abpn_lib.files import BuildError
+from abpn_lib.train import batches, loop
+from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
-patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
-recipe = training.recipe("paper", steps=12, batch=2, patch=8)
-made = list(training.batches(patches, recipe, 3))
+patches = batches.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+recipe = recipe("paper", steps=12, batch=2, patch=8)
+made = list(batches.batches(patches, recipe, 3))
 assert len(made) == 9
 for step, (lr, hr) in enumerate(made, start=3):
-    expected = training.batch_at(patches, 2, recipe.seed, step)
+    expected = batches.batch_at(patches, 2, recipe.seed, step)
     assert (lr.numpy().tobytes(), hr.numpy().tobytes()) == tuple(array.tobytes() for array in expected)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -114,17 +121,19 @@ def test_batches_are_made_beside_the_steps_under_determinism() -> None:
     script = """
 import threading
 import skimage.data, tensorflow as tf
-from abpn_lib.train import training
+from abpn_lib.files import BuildError
+from abpn_lib.train import batches, loop
+from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
-ahead, make = threading.Semaphore(0), training.batch_at
+ahead, make = threading.Semaphore(0), batches.batch_at
 
 def counted(*arguments):
     ahead.release()
     return make(*arguments)
 
-training.batch_at = counted
-patches = training.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
-iterator = iter(training.batches(patches, training.recipe("paper", steps=12, batch=2, patch=8), 0))
+batches.batch_at = counted
+patches = batches.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+iterator = iter(batches.batches(patches, recipe("paper", steps=12, batch=2, patch=8), 0))
 next(iterator)
 assert all(ahead.acquire(timeout=30) for _ in range(4)), "only the batch that was asked for was made"
 # An interpreter that ends while batches are still being made may never end.
@@ -151,7 +160,7 @@ def test_bad_input_is_named(
 
 
 def test_images_smaller_than_a_patch_are_refused(cat: np.ndarray) -> None:
-    with pytest.raises(training.InputError, match="192 pixels"):
+    with pytest.raises(BuildError, match="192 pixels"):
         throughput.measure([cat], throughput.Setting())
 
 

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abpn_lib import models, paper, results
-from abpn_lib.files import BuildError, sha256, write_atomically
-from abpn_lib.tflite import runtime
-from abpn_lib.timing import latency
+from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
+from abpn_lib.tflite.upscaler import Upscaler
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
@@ -141,7 +140,7 @@ def gather(source: Path, litert: Path, target: Path, *, frame: tuple[int, int] =
     ------
     BuildError
         If a model cannot be run by the page.
-    DeviceError, ModelError, ModelError
+    ModelError
         If a model cannot be made, found or read.
     """
     shutil.rmtree(target, ignore_errors=True)
@@ -186,10 +185,10 @@ def _described(root: Path, path: Path) -> dict[str, Any]:
 
 def _model(name: str, method: str, target: Path) -> dict[str, Any]:
     path = models.find(name)
-    upscaler = runtime.Upscaler(path)
+    upscaler = Upscaler(path)
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0) or upscaler.scale != 3:
         raise BuildError(f"{path}: the page runs models with uint8 pixels in and out, enlarging three times")
-    if "RESIZE_BILINEAR" in upscaler.operators:
+    if upscaler.halo is None:
         raise BuildError(f"{path}: the page cannot run RESIZE_BILINEAR in tiles")
     copy = target / "models" / path.name
     copy.parent.mkdir(exist_ok=True)
@@ -200,9 +199,12 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
 
 def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any]:
     """The networks and nodes to be timed: their files, their subjects in the records, the paper's milliseconds."""
+    from abpn_lib.int8 import export
+    from abpn_lib.timing import nodes as meta_nodes
+
     height, width = frame
-    networks = latency.networks_for_latency(scratch, list(MODELS), height=height, width=width)
-    nodes = latency.build_meta_nodes(scratch, height=3 * height, width=3 * width)
+    networks = export.networks_for_latency(scratch, list(MODELS), height=height, width=width)
+    nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
     folder = target / "timed"
     folder.mkdir()
     for path in (*networks.values(), *nodes.values()):
@@ -210,7 +212,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
     return {
         "networks": [
             {
-                "subject": f"{network}-int8-ptq", "label": name, "size": f"{width}x{height}",
+                **_named(f"{network}-int8-ptq"), "label": name, "size": f"{width}x{height}",
                 "paper": [paper.quoted(f"T3.{network}.{column}").text for column in ("cpu", "gpu", "nnapi")],
                 **_described(target, folder / networks[network].name),
             }
@@ -218,13 +220,17 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
         ],
         "nodes": [
             {
-                "subject": f"node-{name}", "label": paper.META_NODES[name], "size": f"{3 * width}x{3 * height}",
-                "channels": "3", "paper": paper.quoted(f"T1.{name}").text,
+                **_named(f"node-{name}"), "label": paper.META_NODES[name], "size": f"{3 * width}x{3 * height}",
+                "channels": 3, "paper": paper.quoted(f"T1.{name}").text,
                 **_described(target, folder / nodes[name].name),
             }
-            for name in latency.META_NODES
+            for name in paper.META_NODES
         ],
     }
+
+
+def _named(subject: str) -> dict[str, Any]:
+    return {"subject": subject, "columns": dict(results.columns_of(subject))}
 
 
 def _examples(target: Path) -> list[dict[str, Any]]:
@@ -258,9 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             gather(given.source, given.litert, given.out)
-    except (
-        BuildError, latency.DeviceError, models.ModelError, runtime.ModelError, OSError,
-    ) as error:
+    except (AbpnError, OSError) as error:
         print(f"browser: {error}", file=sys.stderr)
         return 2
     return 0

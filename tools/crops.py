@@ -251,7 +251,7 @@ def figure3(
         testable = scale == 3 and any(len(windows) for windows in hits.values())
         estimates = {m: Integrals(hr, up(lr), readings) for m, up in upscalers.items()} if testable else {}
         for reading, windows in hits.items():
-            conditions = {
+            conditions: dict[str, str | int] = {
                 "figure": image, "dataset": "urban100", "image": name, "scale": scale, "bicubic": bicubic,
                 "reading": reading.name, "sizes": f"24 to 300 by {sizes.step}",
             }
@@ -262,16 +262,17 @@ def figure3(
                 meets |= far <= 1
                 if shift == 0 and len(far) and far.min() < nearest[0]:
                     i = int(far.argmin())
-                    where = {**conditions, "model": model, "window": str(Window(*map(int, windows[i])))}
+                    window = str(Window(*map(int, windows[i])))
+                    where: dict[str, str | int] = {**conditions, "model": model, "window": window}
                     values = (("psnr", psnr[i], "dB"), ("ssim", ssim[i], ""))
                     nearest = (float(far[i]), [
-                        context.record(f"crop-nearest-{key}", "authors-int8", value, unit, **where)
+                        context.record(f"crop-nearest-{key}", "authors-int8", value, unit, where)
                         for key, value, unit in values
                     ])
             counts = {"bicubic": len(windows)} | ({"authors-int8": int(meets.sum())} if scale == 3 else {})
             for subject, number in counts.items():
                 records.append(context.record(
-                    "crop-matches", subject, number, "windows", **conditions, count=tried
+                    "crop-matches", subject, number, "windows", conditions, count=tried
                 ))
             told(f"{name} x{scale}, {bicubic}, {reading.name}: {counts} of {tried} windows")
     return records + nearest[1]

@@ -1,4 +1,4 @@
-"""The steps from notebooks to the rendered site: what the ``Snakefile`` calls, and nothing that a reader needs.
+"""The steps from notebooks to the rendered site, as the rules of ``workflow/`` call them.
 
 Each step takes paths and writes paths; a step that fails leaves no output behind that a later one
 could use. `python -m tools.site STEP --help` runs a single step by hand.
@@ -19,28 +19,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import nbformat
 import yaml  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
 
-from abpn_lib import results
-from abpn_lib.claims.ledger import ledger as claims
-from abpn_lib.files import BuildError, sha256, write_atomically
+from abpn_lib import book, claims, paper, results
+from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
 from tools import browser
 
-__all__ = ["Address",  "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
+__all__ = ["Address", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
 
 _COLAB = "https://colab.research.google.com"
 # The branch that holds the published site: Colab opens notebooks from a repository, so it finds the copies there.
 _SITE_BRANCH = "gh-pages"
-# What the paper's conclusions rest on, in the order of its argument: the opening page shows these in full.
-_ARGUMENT = ("S4", "S1", "S3", "S10", "S9", "S14", "S13", "S8", "S12", "S15", "S16", "S18", "S17")
 # Files beside the modules that a module reads: they count as inputs of what imports it.
 _DATA = {
-    "datasets": ("registry.csv",), "models": ("models/*",), "book": ("records/*.json",), "claims": ("records/*.json",),
+    "abpn_lib.datasets": ("registry.csv",), "abpn_lib.models": ("models/*",), "abpn_lib.paper": ("paper.yaml",),
+    "abpn_lib.book": ("records/*.json",), "abpn_lib.claims": ("records/*.json", "claims/*.j2"),
+    "abpn_lib.train.recipe": ("recipes/*.yaml",),
 }
-
+# A verdict on a page stands between these; the build puts the ledger's in place of the notebook's own.
+_VERDICTS = re.compile(r"<!--verdicts ([\w. -]*?)-->.*?<!--/verdicts-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,22 @@ class Address:
 
 
 def dependencies(notebook: Path, library: Path) -> list[Path]:
-    """The files of the package folder `library` that a notebook or module depends on: what it imports, transitively.
+    """The files of the project that a notebook or module depends on: what it imports, transitively.
 
-    Imports inside functions count. Data files that a module reads (models, records, the registry) come with it.
+    `library` is the folder of the package; modules of ``tools`` beside it count too. Imports inside functions count.
+    Data files that a module reads (models, records, the registry) come with it.
     """
-    names = _imported(_code(notebook))
-    pending = list(names)
+    found: set[str] = set()
+    pending = list(_imported(_code(notebook), library.parent))
     while pending:
-        for name in _imported(_module(library, pending.pop()).read_text()) - names:
-            names.add(name)
-            pending.append(name)
-    modules = {_module(library, name) for name in names} | {library / "__init__.py"}
-    data = {path for name in names for pattern in _DATA.get(name, ()) for path in library.glob(pattern)}
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += _imported(_module(library.parent, name).read_text(), library.parent)
+            # A module runs the packages that it lies in.
+            pending += [parent for parent in (name.rpartition(".")[0],) if parent]
+    modules = {_module(library.parent, name) for name in found} | {library / "__init__.py"}
+    data = {path for name in found for pattern in _DATA.get(name, ()) for path in library.glob(pattern)}
     return sorted(modules | {path for path in data if path.is_file()})
 
 
@@ -129,10 +134,15 @@ def execute(
 
 
 def write_ledger(record_files: Iterable[Path], page: Path, summary: Path) -> None:
-    """Judge every claim by this run's records and the shipped ones; write the ledger's page and the opening summary."""
+    """Judge every claim by this run's records and the shipped ones, once.
+
+    Writes the ledger's page, the opening page's summary, and beside the page ``claims.json``, which pages show.
+    """
     measured = [record for path in record_files for record in results.load(path, "measured")]
     judged = claims.ledger([*measured, *results.recorded()])
-    for path, text in ((page, claims.to_markdown(judged)), (summary, _summary(judged))):
+    data = page.with_name("claims.json")
+    written = {page: claims.page(judged), summary: _summary(judged), data: claims.to_json(judged)}
+    for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
 
@@ -276,8 +286,11 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated", "try"))
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
+    entries = claims.from_json((ledger / "claims.json").read_text())
+    judged = {claim.id: (claim, judgement) for claim, judgement in entries}
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        shutil.copyfile(executed / notebook.name, target / "notebooks" / notebook.name)
+        staged = _with_verdicts(nbformat.read(executed / notebook.name, as_version=4), judged)
+        nbformat.write(staged, target / "notebooks" / notebook.name)
     (target / "book" / "_generated").mkdir()
     shutil.copyfile(ledger / "claims.md", target / "book" / "claims.md")
     shutil.copyfile(ledger / "verdicts.md", target / "book" / "_generated" / "verdicts.md")
@@ -292,6 +305,22 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
+def _with_verdicts(
+    notebook: nbformat.NotebookNode, judged: Mapping[str, tuple[claims.Claim, claims.Judgement]]
+) -> nbformat.NotebookNode:
+    """The notebook with the ledger's verdicts: a claim is judged once, by all records, whatever page shows it."""
+
+    def boxes(found: re.Match[str]) -> str:
+        return book.verdict_boxes([judged[id] for id in found[1].split()]).html
+
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {})
+            if "text/html" in shown:
+                shown["text/html"] = _VERDICTS.sub(boxes, "".join(shown["text/html"]))
+    return notebook
+
+
 def _point_buttons_at_copies(pages: Path, address: Address) -> None:
     # The theme can only point Colab at the page's own path; the copies that install the wheel lie under colab/.
     if address.colab:
@@ -301,19 +330,18 @@ def _point_buttons_at_copies(pages: Path, address: Address) -> None:
 
 
 def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
+    """What the paper says in its text, claim by claim, and how many claims of tables and figures have which verdict."""
     rows = []
-    for verdict in ("reproduced", "partly", "not reproduced", "not testable here"):
-        ids = [claim.id for claim, judgement in judged if judgement.verdict == verdict]
-        groups = Counter(id.split(".")[0] if "." in id else "S" for id in ids)
-        names = {"T1": "Table 1", "T2": "Table 2", "T3": "Table 3", "T4": "Table 4", "F3": "Figure 3"}
-        parts = [f"{name}: {groups[key]}" for key, name in names.items() if groups[key]]
-        parts += [", ".join(f"[{id}](#{claims.anchor(id)})" for id in ids if "." not in id)] if groups["S"] else []
-        rows.append(f"| {verdict} | {len(ids)} | {'; '.join(parts) or 'none'} |")
-    head = "| verdict | claims | which (S1 to S21 are the statements in the text) |\n|---|--:|---|\n"
-    by_id = {claim.id: (claim, judgement) for claim, judgement in judged}
+    for verdict in get_args(claims.Verdict):
+        found = [claim for claim, judgement in judged if judgement.verdict == verdict]
+        groups = Counter(claim.section for claim in found if "." in claim.id)
+        parts = [f"{section}: {groups[section]}" for section in paper.SECTIONS if groups[section]]
+        parts += [", ".join(f"[{claim.id}](#{claims.anchor(claim.id)})" for claim in found if "." not in claim.id)]
+        rows.append(f"| {verdict} | {len(found)} | {'; '.join(filter(None, parts)) or 'none'} |")
+    head = "| verdict | claims | which (S and a number: the statements in the text) |\n|---|--:|---|\n"
     argument = "| what the paper says | on our records |\n|---|---|\n" + "\n".join(
-        f"| [{id}](#{claims.anchor(id)}) {claim.statement.replace('|', '/')} | {judgement.verdict} |"
-        for id, (claim, judgement) in ((id, by_id[id]) for id in _ARGUMENT if id in by_id)
+        f"| [{claim.id}](#{claims.anchor(claim.id)}) {claim.statement.replace('|', '/')} | {judgement.verdict} |"
+        for claim, judgement in judged if "." not in claim.id
     )
     return f"{argument}\n\nAll {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
 
@@ -339,22 +367,21 @@ def _code(path: Path) -> str:
     return re.sub(r"^\s*[%!].*$", "", "\n".join(cells), flags=re.MULTILINE)
 
 
-def _imported(source: str) -> set[str]:
-    """The modules of abpn_lib that Python source imports, without the package's name."""
+def _imported(source: str, root: Path) -> set[str]:
+    """The project's own modules that Python source imports, by their dotted names."""
     dotted = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             dotted |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "abpn_lib":
-            dotted |= {f"abpn_lib.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            dotted.add(node.module)
-    return {name.split(".")[1] for name in dotted if name.startswith("abpn_lib.")}
+            dotted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    ours = {name for name in dotted if name.split(".")[0] in ("abpn_lib", "tools")}
+    return {name for name in ours if _module(root, name).is_file()}
 
 
-def _module(library: Path, name: str) -> Path:
-    package = library / name / "__init__.py"
-    return package if package.is_file() else library / f"{name}.py"
+def _module(root: Path, name: str) -> Path:
+    path = root / name.replace(".", "/")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
 
 
 def _demand_parameters(notebook: Path, parameters: Mapping[str, str]) -> None:
@@ -432,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             address = Address.from_environment()
             build(Path(), given.executed, given.ledger, given.wheel, given.out, address, gathered=given.browser)
-    except (BuildError, results.DataError, OSError) as error:
+    except (AbpnError, OSError) as error:
         print(f"{given.step}: {error}", file=sys.stderr)
         return 2
     return 0

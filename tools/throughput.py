@@ -16,8 +16,10 @@ Source: the generator under ``model.fit`` has the form of the authors' published
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +34,11 @@ import tf_keras as keras
 from numpy.typing import NDArray
 from PIL import Image
 
+from abpn_lib import cli, datasets
 from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import BuildError
 from abpn_lib.results import Context, Record
-from abpn_lib.timing.statistics import median_interval
+from abpn_lib.timing.rounds import median_interval
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import Recipe, recipe
 
@@ -136,14 +139,14 @@ def paired_ratio(a: Rate, b: Rate) -> tuple[float, float, float]:
 
 def records(rates: Mapping[str, Rate], context: Context, setting: Setting, dataset: str) -> list[Record]:
     """Each way's "throughput" in 1/s, and as "throughput-ratio" how the library's loop compares with the others."""
-    conditions = {
+    conditions: dict[str, str | int] = {
         "batch": setting.batch, "patch": setting.patch, "threads": setting.threads,
         "architecture": setting.network, "dataset": dataset,
     }
 
     def record(quantity: str, subject: str, value: tuple[float, float, float], unit: str) -> Record:
         return context.record(
-            quantity, subject, value[0], unit, **conditions, count=setting.rounds,
+            quantity, subject, value[0], unit, conditions, count=setting.rounds,
             spread=(value[1], value[2]), spread_is="95 % interval of the median over rounds",
         )
 
@@ -184,7 +187,7 @@ def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick)
 
 def _plain(images: Sequence[NDArray[np.uint8] | Path], recipe: Recipe, tick: Tick) -> None:
     model = loop.build_start(recipe)
-    model.compile(keras.optimizers.Adam(recipe.rate), loss="mean_absolute_error")
+    model.compile(keras.optimizers.Adam(recipe.lr), loss="mean_absolute_error")
     each_step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: tick(logs["loss"]))
     # Else keras would wait for the device at every step, for a callback that does not ask for it.
     each_step._supports_tf_logs = True
@@ -281,3 +284,49 @@ def _ask(name: str, connection: Connection) -> float:
 
 def _rate(samples: Sequence[float]) -> Rate:
     return Rate(*median_interval(samples), tuple(float(sample) for sample in samples))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Time training steps: this library's, and those of a Python generator feeding model.fit.",
+    )
+    parser.add_argument("--network", default="abpn", help="the network that is trained")
+    parser.add_argument("--data", default="embedded", help="the data set to cut patches from")
+    for name, default, text in (
+        ("batch", 16, "patches in a batch"), ("patch", 64, "LR pixels a side of a patch"),
+        ("threads", 1, "of TensorFlow"), ("rounds", 7, "interleaved rounds"),
+        ("steps", 10, "steps that are timed in each round"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.add_argument("--json", action="store_true", help="print records as JSON")
+    parser.add_argument("--out", type=Path, default=None, help="also write the records to this file")
+    parser.set_defaults(run=_run)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    fields = ("network", "batch", "patch", "threads", "rounds", "steps")
+    setting = Setting(**{field: getattr(options, field) for field in fields})
+    datasets.require(options.data)
+    images = [hr for _, hr in datasets.images(options.data, scale=setting.recipe.scale)]
+    made = records(measure(images, setting), Context.here(options.command_line), setting, options.data)
+    lines = [f"batch {options.batch}, patch {options.patch}, {options.threads} thread(s), {options.rounds} rounds"]
+    for record in made:
+        low, high = record.spread or (record.value, record.value)
+        unit = "times" if record.quantity == "throughput-ratio" else record.unit
+        lines.append(f"{record.subject:30} {record.value:9.2f} {unit:5}  [{low:.2f}, {high:.2f}]")
+    cli.write_and_print(made, options, *lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; bad input gives one line and status 2."""
+    return cli.answer(_PROGRAM, _parser(), sys.argv[1:] if arguments is None else arguments)
+
+
+_PROGRAM = "python -m tools.throughput"
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The paper's two diagrams, drawn anew: Figure 1 (where a residual is added) and Figure 2 (the network).
 
 Each function draws into a matplotlib figure, in the colours of the style in force, so that
-`abpn_lib.book.page.figures.themed` can draw it once for light and once for dark pages.
+`abpn_lib.book.themed` can draw it once for light and once for dark pages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pictures and plots for the pages: each drawn once for a light and once for a dark page from one call.
 
-Every figure carries alternative text and every numeric axis its quantity and unit; leaving one out
-is an error. The HTML stands alone: in Colab and Jupyter the light drawing shows, on the book's pages
-``custom.css`` shows the one that suits the reader's theme.
+Every figure carries alternative text, which `bars` and `lines` make from their data, and every numeric axis its
+quantity and unit; leaving one out is an error. The HTML stands alone: in Colab and Jupyter the light drawing shows,
+on the book's pages ``custom.css`` shows the one that suits the reader's theme.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +23,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Html", "bars", "image_grid", "themed"]
+from abpn_lib.book.tables import Html
+from abpn_lib.values import Value, is_missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["bars", "image_grid", "lines", "themed"]
 
 # CSS counts 96 pixels to the inch; two device pixels for each keep lines sharp on phones.
 _CSS_DPI = 96
@@ -36,20 +42,6 @@ _LIGHT = {
 _DARK = {
     "ink": "#e6edf3", "grid": "#444c56", "cycle": ["#6cb6ff", "#f0a35e", "#6bc46d", "#c297ff", "#adbac7", "#ff938a"],
 }
-
-
-@dataclass(frozen=True)
-class Html:
-    """A piece of HTML that a notebook shows as it is; `text` is shown where HTML cannot be."""
-
-    html: str
-    text: str = ""
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.text or "(shown as HTML)"
 
 
 def themed(
@@ -81,58 +73,56 @@ def themed(
 
 
 def bars(
-    labels: Sequence[str],
-    series: Mapping[str, Sequence[float | None]],
+    rows: Mapping[str, str] | Sequence[str],
+    series: Mapping[str, Any] | pd.DataFrame,
     *,
     quantity: str,
-    unit: str,
-    alt: str,
-    intervals: Mapping[str, Sequence[tuple[float, float] | None]] | None = None,
+    alt: str = "",
     log: bool = False,
-    digits: int = 1,
+    digits: int | None = None,
+    whiskers: bool = True,
     width: float = 7.0,
     caption: str = "",
 ) -> Html:
-    """Horizontal bars, one group per label and one bar per series, so that ours stands beside the paper's.
+    """Horizontal bars, one group per row and one bar per series, so that ours stands beside the paper's.
 
-    `series` maps a legend text ("paper, Synaptics Dolphin NPU"; "measured here") to one value per
-    label, None where there is none. `intervals` maps a legend text to (low, high) per label, drawn as
-    a whisker. `quantity` and `unit` label the axis; `digits` are shown after the point of each value.
+    `rows` maps ids to names (or is a sequence of names that serve as ids). `series` maps a legend ("paper, Synaptics
+    Dolphin NPU"; "measured here") to values by those ids: a pandas series or a mapping of `Value`s; what is not there
+    has no bar. The unit is the values' own, and their intervals are drawn as whiskers. The alternative text lists
+    every bar; `alt` adds to it.
 
     Raises
     ------
     ValueError
-        If quantity, unit or alt is empty, or a series is not as long as the labels.
+        If the quantity is empty, no series has a value, or the units differ.
     """
-    if not quantity.strip() or not unit.strip():
-        raise ValueError("bars need a quantity and a unit for their axis, such as 'latency' and 'ms'")
-    for name, values in [*series.items(), *(intervals or {}).items()]:
-        if len(values) != len(labels):
-            raise ValueError(f"{name!r} has {len(values)} values for {len(labels)} labels")
-    thickness = 0.8 / max(len(series), 1)
+    names = dict(rows) if isinstance(rows, Mapping) else {row: row for row in rows}
+    found = {legend: [_value(values.get(id)) for id in names] for legend, values in series.items()}
+    unit = _unit(quantity, found.values())
+    thickness = 0.8 / max(len(found), 1)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        rows = np.arange(len(labels))
-        for number, (name, values) in enumerate(series.items()):
-            heights = rows + (number - (len(series) - 1) / 2) * thickness
-            shown = [float("nan") if value is None else value for value in values]
+        places = np.arange(len(names))
+        for number, (legend, values) in enumerate(found.items()):
+            heights = places + (number - (len(found) - 1) / 2) * thickness
             # The first series is hatched too, so that colour is not the only difference.
             axes.barh(
-                heights, shown, thickness * 0.9, label=name, color=f"C{number}", hatch="" if number else "//",
-                edgecolor=matplotlib.rcParams["axes.edgecolor"], linewidth=0.5,
+                heights, [value.number if value else math.nan for value in values], thickness * 0.9, label=legend,
+                color=f"C{number}", hatch="" if number else "//", edgecolor=matplotlib.rcParams["axes.edgecolor"],
+                linewidth=0.5,
             )
-            whiskers = (intervals or {}).get(name, [None] * len(labels))
-            for height, value, interval in zip(heights, values, whiskers, strict=True):
-                if interval:
-                    axes.plot(interval, (height, height), color=matplotlib.rcParams["text.color"], linewidth=1.2)
-                if value is not None:
+            for height, value in zip(heights, values, strict=True):
+                if value:
+                    interval = value.interval if whiskers else None
+                    if interval:
+                        axes.plot(interval, (height, height), color=matplotlib.rcParams["text.color"], linewidth=1.2)
                     # Behind the bar and its whisker, so that neither strikes the number through.
-                    end = max(value, *(interval or (value,)))
+                    end = max(value.number, *(interval or (value.number,)), *(() if log else (0.0,)))
                     place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
-                    axes.annotate(f"{value:.{digits}f}", (end, height), **place)
-        axes.set_yticks(rows, labels)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
+                    axes.annotate(_number(value, digits), (end, height), **place)
+        axes.set_yticks(places, list(names.values()))
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(f"{quantity} [{unit}]")
         if log:
             axes.set_xscale("log")
@@ -142,25 +132,92 @@ def bars(
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
-    height = 1.1 + len(labels) * max(0.24 * len(series), 0.3)
-    return themed(draw, alt=alt, width=width, height=height, caption=caption)
+    described = "; ".join(
+        f"{name} " + " / ".join(_number(value, digits) if value else "none" for value in values)
+        for name, *values in zip(names.values(), *found.values(), strict=True)
+    )
+    text = f"Bars of {quantity} [{unit}], {' / '.join(found)}: {described}. {alt}".strip()
+    height = 1.1 + len(names) * max(0.24 * len(found), 0.3)
+    return themed(draw, alt=text, width=width, height=height, caption=caption)
 
 
-def image_grid(
-    images: Sequence[tuple[str, NDArray[np.uint8]]], *, alt: str, columns: int = 3, zoom: int = 1, caption: str = ""
+def lines(
+    series: Mapping[str, Any] | pd.DataFrame,
+    *,
+    x: str,
+    quantity: str,
+    alt: str = "",
+    from_zero: bool = False,
+    log: bool = False,
+    digits: int | None = None,
+    whiskers: bool = True,
+    height: float = 3.4,
+    caption: str = "",
 ) -> Html:
-    """Pictures side by side, pixel for pixel, each with its caption below it.
+    """One line per series: `series` maps a legend to `Value`s by their place on the horizontal axis (its index).
 
-    `images` are pairs of caption and (H, W), (H, W, 3) or (H, W, 4) uint8 pixels. `alt` says what they all
-    show; each picture's alternative text is `alt` with its own caption. `zoom` shows one pixel as zoom x zoom
-    without smoothing.
+    `x` labels that axis, with its unit where it has one. The unit of the other is the values' own, and intervals are
+    drawn as whiskers. With `from_zero` it starts at 0, with `log` both axes are logarithmic. The alternative text
+    lists short lines point by point, and of long ones begin and end; `alt` adds to it.
 
     Raises
     ------
     ValueError
-        If `alt` is empty, there is no image, or an array is not uint8.
+        If the quantity or `x` is empty, no series has a value, or the units differ.
     """
-    if not alt.strip() or not images:
+    if not x.strip():
+        raise ValueError("lines need a name for their horizontal axis, with its unit if it has one")
+    found = {
+        legend: {float(at): value for at, cell in values.items() if (value := _value(cell))}
+        for legend, values in series.items()
+    }
+    found = {legend: dict(sorted(points.items())) for legend, points in found.items() if points}
+    unit = _unit(quantity, (points.values() for points in found.values()))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel=x, ylabel=f"{quantity} [{unit}]")
+        for number, (legend, points) in enumerate(found.items()):
+            style = ("o" if len(points) <= _FEW else "") + ("-", "--", "-.", ":")[number // 6 % 4]
+            heights = [value.number for value in points.values()]
+            axes.plot(list(points), heights, style, color=f"C{number}", label=legend)
+            for at, value in points.items():
+                if whiskers and value.interval:
+                    axes.vlines(at, *value.interval, color=f"C{number}", linewidth=1.2)
+        if log:
+            axes.set(xscale="log", yscale="log")
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        axes.grid(linewidth=0.5)
+        if len(found) > 1:
+            axes.legend(frameon=False)
+
+    short = sum(map(len, found.values())) <= 2 * _FEW
+    described = "; ".join(f"{legend} {_course(points, digits, short)}" for legend, points in found.items())
+    return themed(draw, alt=f"Lines of {quantity} [{unit}] against {x}: {described}. {alt}".strip(), height=height,
+                  caption=caption)
+
+
+def image_grid(
+    images: Sequence[tuple[str, NDArray[np.uint8]]],
+    *,
+    columns: int = 3,
+    zoom: int = 1,
+    caption: str = "",
+    alt: str = "",
+) -> Html:
+    """Pictures side by side, pixel for pixel, each with its caption below it.
+
+    `images` are pairs of caption and (H, W), (H, W, 3) or (H, W, 4) uint8 pixels. What they all show
+    says `alt`, or else `caption`; each picture's alternative text is that with its own caption. `zoom` shows one pixel
+    as zoom x zoom without smoothing.
+
+    Raises
+    ------
+    ValueError
+        If `alt` and `caption` are empty, there is no image, or an array is not uint8.
+    """
+    told = alt.strip() or caption.strip()
+    if not told or not images:
         raise ValueError("an image grid needs images, and alternative text that says what they show")
     cells = []
     for label, pixels in images:
@@ -169,7 +226,7 @@ def image_grid(
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         height, width = pixels.shape[:2]
-        described = html.escape(f"{alt}: {label}")
+        described = html.escape(f"{told}: {label}")
         smoothing = ";image-rendering:pixelated" if zoom > 1 else ""
         cells.append(
             f'<figure style="margin:0;min-width:0">'
@@ -184,8 +241,41 @@ def image_grid(
         f'<figure style="margin:1em 0"><div class="image-grid" style="display:grid;gap:1em;'
         f'grid-template-columns:repeat(auto-fill, minmax({least}, 1fr))">{"".join(cells)}</div>'
         f"{_caption(caption)}</figure>",
-        alt,
+        told,
     )
+
+
+# Lines of at most so many points have markers, and a figure of twice as many has each in its alternative text.
+_FEW = 12
+
+
+def _value(cell: Any) -> Value | None:
+    if is_missing(cell):
+        return None
+    if not isinstance(cell, Value):
+        raise TypeError(f"{cell!r} is a bare number: a figure shows Values, which carry their unit and kind")
+    return cell
+
+
+def _unit(quantity: str, series: Iterable[Iterable[Value | None]]) -> str:
+    units = {value.unit for values in series for value in values if value}
+    if not quantity.strip() or len(units) != 1:
+        raise ValueError(f"a figure of {quantity!r} needs a quantity, and values of one unit, not {sorted(units)}")
+    return units.pop() or "no unit"
+
+
+def _number(value: Value, digits: int | None) -> str:
+    return f"{value.number:.{value.digits if digits is None else digits}f}"
+
+
+def _course(points: Mapping[float, Value], digits: int | None, short: bool) -> str:
+    """A line in words: every point of a short one, begin, end and greatest value of a long one."""
+    shown = {at: f"{_number(value, digits)} at {at:g}" for at, value in points.items()}
+    if short or len(points) < 2:
+        return ", ".join(shown.values())
+    first, *_, last = points
+    best = max(points, key=lambda at: points[at].number)
+    return f"from {shown[first]} to {shown[last]}" + ("" if best == last else f", at most {shown[best]}")
 
 
 def _png(draw: Callable[[Figure], None], theme: Mapping[str, Any], width: float, height: float) -> str:

@@ -1,7 +1,7 @@
 """The ledger: every claim of the paper, a rule fixed beforehand, and the verdict of the records.
 
-To add a claim: its statement and numbers go into ``paper.yaml``, its rule into `_RULES` here, before anything is
-measured; then add the record. Page, JSON, counts and notebooks follow by themselves.
+To add a claim: its statement, numbers and rule are one entry of ``paper.yaml``, written before anything is measured;
+then add the record. Page, JSON, counts and notebooks follow by themselves.
 
 Rules are written before values are seen, and a rule's text is made from the numbers its code uses (`shapes`). One
 policy holds for all dB: a quantity is taken on every data set on which all models it needs were measured under the
@@ -44,9 +44,9 @@ from abpn_lib.claims.shapes import (
     Untestable,
 )
 from abpn_lib.files import InputError
-from abpn_lib.results import Record
+from abpn_lib.results import Context, Record
 
-__all__ = ["Claim", "anchor", "claim", "claims", "judge", "ledger", "to_json"]
+__all__ = ["Claim", "anchor", "claim", "claims", "from_json", "judge", "ledger", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -222,109 +222,24 @@ def _figure3() -> Iterator[_Entry]:
 
 
 def _statements() -> Iterator[_Entry]:
-    for id, rule in _rules().items():
-        yield id, rule, ""
+    for id, content in paper.rules().items():
+        yield id, _rule(content), ""
 
 
-def _rules() -> dict[str, Rule]:
-    """The rules of the statements, by their ids in the paper's order."""
-    ptq, qat, fp32, fsrl, fsrcnn = "abpn-int8-ptq", "abpn-int8-qat", "abpn-fp32", "fsrl-int8-ptq", "fsrcnn-int8-ptq"
-    gain, speed, memory, thousands = q("S3.gain"), 2, 3, q("S19.params")
-    no_ablation = "no ablation has been run yet"
-    return {
-        "S1": Slower("The two nodes at 1080p: the addition against the convolution.", ("node-add",), "node-conv3"),
-        "S2": Ratio(
-            "The 3×3 convolution's time over the 1×1's, 1.48 in Table 1 (parameters and operations are 9 times by "
-            "arithmetic)", "node-conv3", "node-conv1", good=Range(0, 2), fair=Range(0, 4.5),
-        ),
-        "S3": Both(
-            "Two halves: leaky ReLU takes at least 1.5 times as long as ReLU (2.77 in Table 1), and gains at most "
-            f"{gain:.2f} dB in an ablation.",
-            Ratio("", "node-leaky-relu", "node-relu", Range(1.5, math.inf), Range(1.5, math.inf),
-                  shown="leaky ReLU takes {:.2f} times as long"),
-            Difference("", "ablation-leaky-fp32", "ablation-reference-fp32", good=Range(-math.inf, gain),
-                       absent=no_ablation), joint="; it gains ", why=THIS_MACHINE,
-        ),
-        "S4": Slower(
-            "Real time depends on the device. What does not: in the paper, either resize node alone (57.6 and 75.4 ms) "
-            "takes longer than the whole of ABPN in INT8 (36.8 ms).", ("node-nearest", "node-bilinear"), ptq,
-        ),
-        "S5": Difference(
-            "What batch normalisation loses in an ablation", "ablation-reference-fp32", "ablation-batchnorm-fp32",
-            good=Range(0.1, 0.3), fair=Range(0.03, math.inf),
-            absent=f"{no_ablation}: it needs a network trained with batch normalisation",
-        ),
-        "S6": Ratio(
-            "Concat plus addition over the nearest-neighbour node, 0.27 in the paper; below 1 ABRL is the cheaper",
-            ("node-concat", "node-add"), "node-nearest", good=Range(0, 0.35), fair=Range(0, math.nextafter(1, 0)),
-        ),
-        "S7": Ratio(
-            "A concat of nine LR tensors (640x360) over the concat node at 1080p; by arithmetic, nine LR tensors hold "
-            "as many values as one HR tensor", "node-concat9-lr", "node-concat", good=Range(2 / 3, 1.5),
-            fair=Range(1 / 3, 3.0),
-        ),
-        "S8": Difference(
-            "ABRL minus FSRL, both INT8 (PTQ)", ptq, fsrl, good=Range(0.3, 0.9), fair=Range(0.05, math.inf)
-        ),
-        "S9": Ratio(
-            "ABPN's time over FSRL's, both INT8, 1.025 in Table 2 (the paper's own 36.8 ms is a little above its 35.9 "
-            "ms)", ptq, fsrl, good=Range(0, 1.05), fair=Range(0, 1.15),
-        ),
-        "S10": Own(
-            "The greatest absolute difference between the anchor path and nearest-neighbour interpolation. Reproduced: "
-            "exactly 0 in every record; there is no partly.", _anchor, "a value",
-        ),
-        "S11": Own(
-            "ABPN in INT8 with fewer pairs against ABPN with 5. Reproduced: every shorter network timed is within 5% "
-            "of it; partly: some are.", _fewer_pairs, "a ratio",
-        ),
-        "S12": Own(
-            "PSNR of the INT8 model without clip, its output read raw, on the mean over the data sets. Reproduced: "
-            f"below {q('S12.limit'):g} dB; partly: at least 3 dB below the model with clip.", _no_clip, "a value",
-        ),
-        "S13": Own(
-            "INT8 (PTQ) minus FP32 for the baseline, FSRL and ABPN. Reproduced: in the paper's order, and each within "
-            "0.10 dB or a quarter of the paper's drop, whichever is more; partly: in the paper's order.", _drops,
-            "a difference",
-        ),
-        "S14": Own(
-            "The five FP32 models. Reproduced: FSRL leads by at most 0.10 dB, and the others lie within 0.10 dB; "
-            "partly: FSRL leads, or all five lie within 0.15 dB.", _level, "a difference",
-        ),
-        "S15": Own(
-            f"QAT minus PTQ ({q('S15.gain'):.2f} dB) and FP32 minus QAT ({q('S15.loss'):.2f} dB). Reproduced: both "
-            "within 0.03 dB of the paper's; partly: QAT is better than PTQ.", _qat, "a difference",
-        ),
-        "S16": Difference(
-            "ABPN (QAT) minus FSRCNN (PTQ), both INT8", qat, fsrcnn, good=Range(1.5, 2.5), fair=Range(0.2, math.inf),
-            why=f"{NOT_DIV2K} The paper does not specify its FSRCNN; ours is (56, 12, 4) with PReLU.",
-        ),
-        "S17": Own(
-            "Frames a second of ABPN in INT8 from 640x360 to 1080p, the fastest time recorded. Reproduced: at least "
-            f"{q('S17.frames'):g} on that machine; below that, not testable here.", _frame_rate, "a value",
-        ),
-        "S18": Both(
-            f"ABPN, FP32 against INT8 (PTQ): its time falls by a factor of at least {speed}, its file by at least "
-            f"{memory} (a file also holds the graph, which does not shrink).",
-            Ratio("", fp32, ptq, Range(speed, math.inf), Range(speed, math.inf), shown="{:.2f} times faster"),
-            Ratio("", fp32, ptq, Range(memory, math.inf), Range(memory, math.inf), shown="{:.2f} times smaller",
-                  quantity="size", absent="the file sizes have no record"),
-        ),
-        "S19": Both(
-            "Trainable parameters of the network as the authors' code has it (abpn) and as the text words it "
-            f"(abpn-as-worded): whether they round to {thousands} K.",
-            Count("abpn", thousands, "abpn {:,.0f}"),
-            Count("abpn-as-worded", thousands, "abpn-as-worded {:,.0f}",
-                  "The last pair narrows to 27 channels in the authors' code, which the text does not say."),
-            joint=", ", compared="a value",
-        ),
-        "S20": Recipe("abpn-fp32", 1_000_000, {
-            "batch": "16", "patch": "64", "init": "he", "lr": "0.001", "schedule": "halving", "data": "div2k-train",
-        }, "section 4.1"),
-        "S21": Recipe("abpn-int8-qat", 200_000, {
-            "lr": "0.0001", "schedule": "halving", "data": "div2k-train",
-        }, "section 4.3"),
-    }
+def _rule(content: Mapping[str, Any]) -> Rule:
+    """A rule from its data: the shape by its name, ranges from [low, high] with None for an open end."""
+    fields: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in ("good", "fair"):
+            low, high = value
+            fields[key] = Range(-math.inf if low is None else low, math.inf if high is None else high)
+        elif key in ("first", "second"):
+            fields[key] = _rule(value)
+        elif key == "code":
+            fields[key] = _OWN[value]
+        elif key != "shape":
+            fields[key] = tuple(value) if isinstance(value, list) else value
+    return _SHAPES[content["shape"]](**fields)
 
 
 # Rules that have no shape in common with others.
@@ -417,6 +332,16 @@ def _frame_rate(evidence: Evidence) -> Found:
     return Found(good, False, measured, (best,), why, "not testable here")
 
 
+_OWN = {
+    "anchor": _anchor, "fewer_pairs": _fewer_pairs, "no_clip": _no_clip, "drops": _drops, "level": _level, "qat": _qat,
+    "frame_rate": _frame_rate,
+}
+_SHAPES: Mapping[str, type[Rule]] = {
+    "difference": Difference, "ratio": Ratio, "slower": Slower, "count": Count, "recipe": Recipe, "both": Both,
+    "own": Own,
+}
+
+
 def anchor(id: str) -> str:
     """The ledger page's reference target of a claim: ``claim-t2-abpn-int8`` for T2.abpn.int8."""
     return "claim-" + id.lower().replace(".", "-")
@@ -425,6 +350,19 @@ def anchor(id: str) -> str:
 def to_json(entries: Sequence[tuple[Claim, Judgement]]) -> str:
     """The ledger as a JSON list: for each claim the paper's values, the rule, the verdict and the records."""
     return json.dumps([_as_data(entry, judgement) for entry, judgement in entries], indent=1, ensure_ascii=False)
+
+
+def from_json(text: str) -> list[tuple[Claim, Judgement]]:
+    """The ledger that `to_json` wrote."""
+    entries = []
+    for row in json.loads(text):
+        records = []
+        for given in row["records"]:
+            fields = {key: value for key, value in given.items() if key != "id"}
+            spread = tuple(fields["spread"]) if fields["spread"] else None
+            records.append(Record(**{**fields, "spread": spread, "context": Context(**fields["context"])}))
+        entries.append((claim(row["id"]), Judgement(row["verdict"], row["measured"], tuple(records), row["why"])))
+    return entries
 
 
 def _as_data(entry: Claim, judgement: Judgement) -> dict[str, Any]:

@@ -71,6 +71,11 @@ class Rule:
         """The rule in words."""
         return self._words()
 
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        raise NotImplementedError
+
     def judge(self, evidence: Evidence) -> Judgement:
         """The verdict; "not testable here" where a record is missing."""
         try:
@@ -126,6 +131,11 @@ class Difference(Rule):
             f"mean over the data sets; partly: within {self.far:.2f} dB."
         )
 
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"{self.what}, {self.good} dB"
+
     def of(self, psnr: Mapping[str, float]) -> float:
         """The difference, in dB, from the models' PSNR."""
         others = (self.subtrahend,) if isinstance(self.subtrahend, str) else self.subtrahend
@@ -155,7 +165,7 @@ class Ratio(Rule):
     above: str | tuple[str, ...]
     below: str
     good: Range
-    fair: Range
+    fair: Range | None = None
     shown: str = "{:.2f}"
     quantity: Literal["latency", "size"] = "latency"
     absent: str = ""
@@ -163,6 +173,11 @@ class Ratio(Rule):
 
     def _words(self) -> str:
         return f"{self.what}. Reproduced: {self.good}; partly: {self.fair}."
+
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"{self.what}, {self.good}"
 
     def _find(self, evidence: Evidence) -> Found:
         names = (*((self.above,) if isinstance(self.above, str) else self.above), self.below)
@@ -174,7 +189,8 @@ class Ratio(Rule):
             words = f"{' and '.join(f'{record.value:,.0f}' for record in records)} bytes"
         ratio = sum(record.value for record in records[:-1]) / records[-1].value
         measured = f"{self.shown.format(ratio)} ({words})"
-        return Found(self.good.holds(ratio), self.fair.holds(ratio), measured, tuple(records), THIS_MACHINE)
+        fair = self.fair is not None and self.fair.holds(ratio)
+        return Found(self.good.holds(ratio), fair, measured, tuple(records), THIS_MACHINE)
 
 
 @dataclass(frozen=True)
@@ -269,6 +285,11 @@ class Count(Rule):
     def _words(self) -> str:
         return f"Reproduced: our network's trainable parameters round to {self.thousands:.2f} K; there is no partly."
 
+    @property
+    def half(self) -> str:
+        """What it asks for as one of two halves."""
+        return f"the trainable parameters of {self.network} round to {self.thousands} K"
+
     def _find(self, evidence: Evidence) -> Found:
         record = evidence.value("parameters", self.network)
         same = round(record.value / 1000, 2) == self.thousands
@@ -344,15 +365,14 @@ def _halves(*parts: bool | None) -> tuple[bool, bool]:
 class Both(Rule):
     """Two halves. Where the second has no record it is untested, and its `absent` says so."""
 
-    what: str
     first: Rule
     second: Rule
     joint: str = "; "
-    why: str = ""
     compared: Compared = "a ratio"
 
     def _words(self) -> str:
-        return f"{self.what} Reproduced: both; partly: one, or one with the other untested."
+        halves = f"Two halves: {self.first.half}; {self.second.half}"
+        return f"{halves}. Reproduced: both; partly: one, or one with the other untested."
 
     def _find(self, evidence: Evidence) -> Found:
         first = self.first._find(evidence)
@@ -361,10 +381,10 @@ class Both(Rule):
         except Absent as absent:
             untested = getattr(self.second, "absent", "") or str(absent)
             good, fair = _halves(first.good, None)
-            return Found(good, fair, first.measured, first.records, f"Untested: {untested}. {self.why}".strip())
+            return Found(good, fair, first.measured, first.records, f"Untested: {untested}. {first.why}".strip())
         good, fair = _halves(first.good, second.good)
-        why = self.why or second.why
-        return Found(good, fair, f"{first.measured}{self.joint}{second.measured}", first.records + second.records, why)
+        measured = f"{first.measured}{self.joint}{second.measured}"
+        return Found(good, fair, measured, first.records + second.records, first.why or second.why)
 
 
 @dataclass(frozen=True)

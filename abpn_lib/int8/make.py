@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from abpn_lib.files import InputError, sha256, write_atomically
 from abpn_lib.int8 import ptq, qat
 from abpn_lib.int8.export import export_float, export_int8
 from abpn_lib.train import loop, runs
-from abpn_lib.train.recipe import recipe as recipe_of
+from abpn_lib.train.recipe import recipe
 
-__all__ = ["make_models"]
+__all__ = ["FORMS", "make_models"]
+
+FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
+"""What can be made of a run."""
 
 
 def make_models(
@@ -25,19 +28,17 @@ def make_models(
     *,
     name: str | None = None,
     network: str | None = None,
+    forms: Sequence[str] | None = None,
     calibrate: str = "train",
     images: int = 32,
-    float_only: bool = False,
-    per_tensor: bool = False,
     equalize: bool = False,
     gptq: bool = False,
     qat_recipe: str | None = None,
     qat_fields: Mapping[str, Any] | None = None,
     validate_on: str = "embedded",
-    save_every: int = 500,
-    progress: bool = True,
+    **options: Any,
 ) -> list[Path]:
-    """Write the models of a finished run: ``NAME-fp32.tflite``, ``NAME.npz``, ``NAME-int8-ptq.tflite``, and others.
+    """Write models of a finished run: ``NAME-FORM.tflite``, and ``NAME.npz`` beside the float one.
 
     Parameters
     ----------
@@ -49,15 +50,14 @@ def make_models(
         A network that takes the run's weights: "nearest" those of "abpn", as one function.
     calibrate, images
         The data set whose LR images give the activation ranges, and how many of them, evenly spaced.
-    float_only, per_tensor
-        No INT8 at all; or also ``NAME-int8-ptq-tensor``, with one scale for each kernel.
+    forms
+        Of `FORMS`, what to write; float32 and PTQ if None, and QAT if there is a recipe for it. "int8-ptq-tensor" has
+        one scale for each kernel.
     equalize, gptq
-        Cross-layer equalisation before all else, QAT included; GPTQ for ``NAME-int8-ptq``.
-    qat_recipe, qat_fields
-        Also train ``NAME-int8-qat`` by this recipe with these fields replaced (None keeps), in a folder of the recipe's
-        name in `run_folder`, where it goes on if it was stopped.
-    validate_on, save_every, progress
-        Of QAT, as in `loop.run`.
+        Cross-layer equalisation before all else, QAT included; GPTQ for "int8-ptq".
+    qat_recipe, qat_fields, validate_on, options
+        "int8-qat" is trained in a folder of the recipe's name in `run_folder`, where it goes on if it was stopped: the
+        recipe, fields of it to replace, what is scored at checkpoints ("": nothing), and what `train_qat` takes.
 
     Raises
     ------
@@ -67,13 +67,15 @@ def make_models(
         If the network is not of the kind that a step needs.
     """
     run = runs.read_run(run_folder)
-    scale, network = run.recipe.scale, recipe_of("table2", network=network or run.recipe.network).network
+    scale, network = run.recipe.scale, recipe("table2", network=network or run.recipe.network).network
+    wanted = forms or ["fp32", "int8-ptq", *(["int8-qat"] if qat_recipe else [])]
+    if "int8-qat" in wanted and not qat_recipe:
+        raise InputError("int8-qat needs the recipe of its training: --qat")
     name = name or network
     if Path(name).name != name:
         raise InputError(f"{name!r} is not the name of a file: the folder is named by --out")
-    recipe = recipe_of(qat_recipe, network=network, scale=scale, **(qat_fields or {})) if qat_recipe else None
-    needed = [] if float_only else [calibrate, *([recipe.data, validate_on] if recipe else [])]
-    for data in filter(None, needed):
+    tuning = recipe(qat_recipe, network=network, scale=scale, **(qat_fields or {})) if qat_recipe else None
+    for data in [] if list(wanted) == ["fp32"] else [calibrate, *([tuning.data] if tuning else [])]:
         datasets.require(data)
     model = networks.build(network, scale, pairs=run.recipe.pairs)
     runs.load_weights(model, run_folder / "weights.npz")
@@ -91,29 +93,29 @@ def make_models(
         write_atomically(path.with_suffix(".json"), (json.dumps(provenance, indent=1) + "\n").encode())
         made.append(path)
 
-    runs.save_weights(model, out / f"{name}.npz")
-    export_float(model, out / f"{name}-fp32.tflite")
-    describe("fp32", per_channel=None)
-    if float_only:
+    if "fp32" in wanted:
+        runs.save_weights(model, out / f"{name}.npz")
+        export_float(model, out / f"{name}-fp32.tflite")
+        describe("fp32", per_channel=None)
+    if list(wanted) == ["fp32"]:
         return made
     lr_images = datasets.spaced_lr_images(calibrate, images, scale)
     if equalize:
         model = ptq.equalize(model, lr_images)
     ranges = ptq.calibrate(model, lr_images)
     calibration = {"data": calibrate, "images": images}
-    export_int8(ptq.gptq(model, lr_images) if gptq else model, ranges, out / f"{name}-int8-ptq.tflite")
-    describe("int8-ptq", ranges=ranges, calibration=calibration, per_channel=True)
-    if per_tensor:
+    if "int8-ptq" in wanted:
+        export_int8(ptq.gptq(model, lr_images) if gptq else model, ranges, out / f"{name}-int8-ptq.tflite")
+        describe("int8-ptq", ranges=ranges, calibration=calibration, per_channel=True)
+    if "int8-ptq-tensor" in wanted:
         export_int8(model, ranges, out / f"{name}-int8-ptq-tensor.tflite", per_channel=False)
         describe("int8-ptq-tensor", ranges=ranges, calibration=calibration, per_channel=False)
-    if recipe:
+    if "int8-qat" in wanted and tuning:
         folder = run_folder / (f"{qat_recipe}" if network == run.recipe.network else f"{qat_recipe}-{network}")
-        hr_images = (hr for _, hr in datasets.images(recipe.data, scale=scale))
+        hr_images = (hr for _, hr in datasets.images(tuning.data, scale=scale))
         validation = loop.validation_pairs(validate_on, scale) if validate_on else None
-        tuned, ranges = qat.train_qat(
-            model, ranges, recipe, hr_images, folder, validation=validation, save_every=save_every, progress=progress
-        )
-        runs.write_provenance(folder, recipe, context, loop.threads())
+        tuned, ranges = qat.train_qat(model, ranges, tuning, hr_images, folder, validation=validation, **options)
+        runs.write_provenance(folder, tuning, context, loop.threads())
         export_int8(tuned, ranges, out / f"{name}-int8-qat.tflite")
         trained = runs.read_run(folder).provenance
         describe("int8-qat", **trained, ranges=ranges, started_from=run.provenance["recipe"], per_channel=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from abpn_lib.files import ModelError, sha256
+from abpn_lib.values import Value
 
-__all__ = ["DEFAULT", "Model",  "catalogue", "find", "weights"]
+__all__ = ["DEFAULT", "Model", "catalogue", "curve", "find", "weights"]
 
 DEFAULT = "abpn-long-int8-ptq"
 """The model that `abpn upscale` takes when none is named."""
@@ -76,6 +77,12 @@ def weights(network: str) -> Path:
     if not path.is_file():
         raise ModelError(f"no weights are shipped for {network!r}")
     return path
+
+
+def curve(name: str) -> dict[int, Value]:
+    """The validation PSNR (dB) by step, from the log that a shipped model's training left in its provenance."""
+    log = _read(_FOLDER / f"{name}.tflite").provenance["log"]
+    return {int(row["step"]): Value(float(row["val_psnr"]), "dB", "recorded", f"the log of {name}") for row in log}
 
 
 def _read(path: Path) -> Model:

@@ -2,4 +2,3 @@
 
 from abpn_lib.files import ModelError as ModelError
 from abpn_lib.tflite.graph import *  # noqa: F403
-from abpn_lib.tflite.graph import unfused as long_way

@@ -19,7 +19,7 @@ from abpn_lib.files import InputError, write_atomically
 from abpn_lib.tflite.interpreter import first_line
 from abpn_lib.tflite.upscaler import Upscaler, spans
 
-__all__ = ["FORMATS", "MAX_PIXELS", "READABLE", "open_image", "save_image", "upscale_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "READABLE", "open_image", "pairs", "save_image", "upscale_image"]
 
 MAX_PIXELS = 8192 * 8192
 """The largest image that is opened: 8K (7680x4320) fits twice; a decompression bomb does not."""
@@ -69,6 +69,52 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
         raise InputError(f"{path}: has no pixels")
 
 
+def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Which file becomes which: one image, or all images of a folder, each a PNG kept apart by its name.
+
+    Raises
+    ------
+    InputError
+        If there is no image, two would become one file, one would be overwritten by its own enlargement, or the
+        target cannot be written.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist: name an image or a folder of images")
+    if source.is_dir():
+        found = _of_folder(source, target)
+    else:
+        if target.is_dir():
+            raise InputError(f"{target} is a folder: name the file to write, for example {target / source.name}")
+        _check_extension(target)
+        if not target.parent.is_dir():
+            raise InputError(f"{target}: its folder does not exist")
+        found = [(source, target)]
+    for image, written in found:
+        if written.exists() and image.samefile(written):
+            raise InputError(f"{image} would be overwritten by its own enlargement: name another output")
+    return found
+
+
+def _of_folder(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file, but {source} is a folder: name a folder to write to")
+    suffixes = {*FORMATS, ".gif"}
+    inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes)
+    if not inputs:
+        raise InputError(f"{source} holds no image ({', '.join(sorted(suffixes))})")
+    # PNG throughout: a JPEG of an enlarged JPEG would lose what was just won.
+    outputs = [target / f"{path.stem}.png" for path in inputs]
+    twice = next((path for path in outputs if outputs.count(path) > 1), None)
+    if twice:
+        raise InputError(f"several images of {source} would become {twice}: rename one")
+    return list(zip(inputs, outputs, strict=True))
+
+
+def _check_extension(path: Path) -> None:
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: the extension is none of {', '.join(FORMATS)}")
+
+
 def save_image(image: Image.Image, path: Path) -> None:
     """Write an image file whole or not at all, in the format of the path's extension (`FORMATS`).
 
@@ -79,8 +125,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     OSError
         If the folder cannot be written to.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: the extension is none of {', '.join(FORMATS)}")
+    _check_extension(path)
     form = FORMATS[path.suffix.lower()]
     if form == "JPEG" and image.mode in ("RGBA", "LA"):
         raise InputError(f"{path}: JPEG has no transparency; write a .png")

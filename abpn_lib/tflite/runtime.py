@@ -5,4 +5,3 @@ from abpn_lib.files import ModelError as ModelError
 from abpn_lib.tflite.images import *  # noqa: F403
 from abpn_lib.tflite.interpreter import Kernels as Kernels
 from abpn_lib.tflite.upscaler import *  # noqa: F403
-from abpn_lib.tflite.upscaler import spans as _spans

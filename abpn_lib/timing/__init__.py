@@ -1,1 +1,1 @@
-
+"""How long networks and meta-nodes take: on this machine (`latency`), on a phone (`android`)."""

@@ -185,7 +185,7 @@ def records_of_run(folder: Path) -> list[results.Record]:
     recipe |= {"architecture": made["recipe"]["network"], "recipe_seed": made["seed"]}
     return [
         context.record(
-            "validation-psnr", folder.name, row["val_psnr"], "dB", **recipe, step=int(row["step"]),
+            "validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]),
         )
         for row in made["log"] if "val_psnr" in row
     ]
@@ -209,7 +209,7 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
     load_weights(model, folder / "weights.npz")
     silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
     by_layer: dict[str, Any] = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
-    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", **by_layer)]
+    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", by_layer)]
 
 
 def _context_of(run: Run) -> results.Context:

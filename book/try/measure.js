@@ -6,7 +6,7 @@
 /**
  * @typedef {import("./litert.js").Engine} Engine
  * @typedef {import("./stats.js").Timing} Timing
- * @typedef {{subject: string, size: string, channels?: string} & import("./litert.js").File} Timed
+ * @typedef {{subject: string, columns: Object<string, string>, size: string, channels?: number} & import("./litert.js").File} Timed
  * @typedef {{threads: number, webgpu: boolean, tell: (text: string, done: number, total: number) => void,
  *   breathe: () => Promise<void>, give: (part: {timings?: Timing[], note?: string}) => void}} Options
  */
@@ -82,8 +82,8 @@ async function group(engine, timed, rounds, { accelerator, threads, label, tell,
       }
     }
     give({
-      timings: timed.map(({ subject, size, channels, sha256 }, n) => ({
-        subject, size, channels, sha256, backend: accelerator, threads, samples: samples[n],
+      timings: timed.map(({ subject, columns, size, channels, sha256 }, n) => ({
+        subject, columns, size, channels, sha256, backend: accelerator, threads, samples: samples[n],
       })),
     });
   } finally {

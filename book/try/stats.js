@@ -29,45 +29,49 @@ const LEAST_ROUNDS = 6; // below, not even least to greatest covers the median w
 /**
  * What was timed: milliseconds of one candidate over all rounds.
  *
- * @typedef {{subject: string, size: string, channels?: string, backend: "wasm" | "webgpu", threads: number,
- *   samples: number[], sha256: string}} Timing
+ * @typedef {{subject: string, columns: Object<string, string>, size: string, channels?: number,
+ *   backend: "wasm" | "webgpu", threads: number, samples: number[], sha256: string}} Timing
  */
 
 /**
- * Timings as records, the JSON of `abpn_lib.results`.
+ * Timings as records, the JSON of `abpn_lib.results`: contexts once, and a row for each value.
  *
  * @param {Timing[]} timings
  * @param {{commit: string, litert: string}} manifest
  * @param {{userAgent: string, cores: number, gpu: string, date: string}} where
  */
 export function records(timings, manifest, where) {
-  return timings.map((timing) => {
-    const { median, low, high } = medianInterval(timing.samples);
-    const gpu = timing.backend === "webgpu" && where.gpu ? `, GPU ${where.gpu}` : "";
-    return {
-      quantity: "latency",
-      subject: timing.subject,
-      value: median,
-      unit: "ms",
-      command: "the book's page Try it on your device",
-      device: `browser: ${where.userAgent}, ${where.cores} logical CPUs${gpu}`,
-      versions: { "@litertjs/core": manifest.litert },
-      commit: manifest.commit,
-      date: where.date,
-      conditions: {
+  const device = `browser: ${where.userAgent}, ${where.cores} logical CPUs`;
+  const shared = {
+    command: "the book's page Try it on your device",
+    versions: { "@litertjs/core": manifest.litert },
+    commit: manifest.commit,
+    date: where.date,
+  };
+  const onGpu = where.gpu ? `${device}, GPU ${where.gpu}` : device;
+  const contexts = [device, onGpu].map((name) => ({ ...shared, device: name }));
+  return {
+    contexts,
+    records: timings.map((timing) => {
+      const { median, low, high } = medianInterval(timing.samples);
+      return {
+        quantity: "latency",
+        value: median,
+        unit: "ms",
+        count: timing.samples.length,
+        spread: [low, high],
+        spread_is:
+          timing.samples.length < LEAST_ROUNDS
+            ? "least and greatest round"
+            : "95 % interval of the median, by order statistics",
+        model_sha256: timing.sha256,
+        ...timing.columns,
         size: timing.size,
-        threads: String(timing.threads),
+        threads: timing.threads,
         kernels: timing.backend === "wasm" ? "xnnpack-wasm" : "webgpu",
         ...(timing.channels ? { channels: timing.channels } : {}),
-      },
-      count: timing.samples.length,
-      spread: [low, high],
-      spread_is:
-        timing.samples.length < LEAST_ROUNDS
-          ? "least and greatest round"
-          : "95 % interval of the median, by order statistics",
-      model_sha256: timing.sha256,
-      seed: null,
-    };
-  });
+        context: timing.backend === "webgpu" ? 1 : 0,
+      };
+    }),
+  };
 }

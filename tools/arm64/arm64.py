@@ -279,7 +279,7 @@ def open_prefix(folder: Path) -> Prefix:
     DeviceError
         If it is not prepared, was prepared for another version of this library, or has changed.
     """
-    remedy = f"run `abpn arm64 --prefix {folder} --prepare`"
+    remedy = f"run `python -m tools.arm64 --prefix {folder} --prepare`"
     try:
         manifest = json.loads((folder / "prepared.json").read_text())
         litert, source, files = str(manifest["litert"]), manifest["source"], dict(manifest["files"])
@@ -602,10 +602,10 @@ def measure(
 def _comparison_records(found: Comparison, machine: Machine, model: Path, context: Context) -> list[Record]:
     reference = f"{found.reference} on {platform.machine()}"
     conditions = _conditions(machine, found.kernels, found.size) | {"image": found.image, "reference": reference}
-    rest = {**conditions, "model_sha256": sha256(model)}
+    digest = sha256(model)
     return [
-        context.record("same-bits", model.stem, float(found.same), "1", **rest),
-        context.record("largest-difference", model.stem, found.largest, "levels", **rest),
+        context.record("same-bits", model.stem, float(found.same), "1", conditions, model_sha256=digest),
+        context.record("largest-difference", model.stem, found.largest, "levels", conditions, model_sha256=digest),
     ]
 
 
@@ -613,7 +613,7 @@ def _count_record(found: Counts, machine: Machine, model: Path, context: Context
     mean, least, greatest = found.per_pixel
     return context.record(
         "guest-instructions", model.stem, mean, "instructions per output pixel",
-        **_conditions(machine, found.kernels, found.size), model_sha256=sha256(model),
+        _conditions(machine, found.kernels, found.size), model_sha256=sha256(model),
         count=len(found.totals) - 1,
         spread=(least, greatest), spread_is="least and greatest difference between runs with one invoke more",
     )

@@ -104,15 +104,19 @@ test("medians and their intervals are the library's", () => {
 });
 
 test("a record says what, where and how", () => {
-  const timing = { subject: "node-add", size: "1920x1080", channels: "3", threads: 2, samples: [3, 1, 2], sha256: "ab" };
+  const timing = {
+    subject: "node-add", columns: { network: "node-add" }, size: "1920x1080", channels: 3, threads: 2, samples: [3, 1, 2],
+    sha256: "ab",
+  };
   const where = { userAgent: "UA", cores: 4, gpu: "maker model", date: "2026-01-02" };
-  const [cpu, gpu] = records(
+  const { contexts, records: [cpu, gpu] } = records(
     [{ ...timing, backend: "wasm" }, { ...timing, backend: "webgpu" }], { commit: "c", litert: "2" }, where,
   );
   assert.equal(cpu.value, 2);
   assert.deepEqual(cpu.spread, [1, 3]);
-  assert.deepEqual(cpu.conditions, { size: "1920x1080", threads: "2", kernels: "xnnpack-wasm", channels: "3" });
-  assert.equal(cpu.device, "browser: UA, 4 logical CPUs");
-  assert.match(gpu.device, /GPU maker model$/);
-  assert.equal(gpu.conditions.kernels, "webgpu");
+  const { network, size, threads, kernels, channels } = cpu;
+  assert.deepEqual([network, size, threads, kernels, channels], ["node-add", "1920x1080", 2, "xnnpack-wasm", 3]);
+  assert.equal(contexts[cpu.context].device, "browser: UA, 4 logical CPUs");
+  assert.match(contexts[gpu.context].device, /GPU maker model$/);
+  assert.equal(gpu.kernels, "webgpu");
 });

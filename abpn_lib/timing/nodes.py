@@ -1,0 +1,127 @@
+"""The meta-nodes of Table 1, each a .tflite of one operator, and two more convolution and concatenation graphs.
+
+Source: section 3.1 and Table 1; section 3.2 for the concatenation of nine LR images (S7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from abpn_lib import paper
+from abpn_lib.files import InputError, write_atomically
+from abpn_lib.tflite import graph
+
+__all__ = ["RESIZES", "Precision", "build", "build_concat9", "build_peak"]
+
+Precision = Literal["int8", "fp32"]
+
+RESIZES = ("nearest", "bilinear")
+"""The nodes that enlarge x3, from the network's input."""
+
+_OPERATORS = dict(zip(paper.META_NODES, (
+    "SPLIT", "CONCATENATION", "ADD", "MUL", "REDUCE_MAX", "MEAN", "CONV_2D", "CONV_2D", "RELU", "LEAKY_RELU",
+    "RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR",
+), strict=True))
+
+_SCALE = 3
+
+
+def build(
+    folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3, precision: Precision = "int8"
+) -> dict[str, Path]:
+    """Write each of `paper.META_NODES` as a .tflite of one operator, int8 or float32 in and out; return the paths.
+
+    The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that, the network's
+    input. Table 1 does not say how many channels its "1080P network output" has: 3 is the literal reading, and 28
+    channels at 360x640 is what an inner layer of the network sees. The split is into the least number of equal parts,
+    the convolutions keep the number of channels, weights are random. Files that are there already are kept.
+    """
+    if min(height, width) < _SCALE or channels < 2:
+        raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
+    return {node: _written(folder, node, height, width, channels, precision) for node in paper.META_NODES}
+
+
+def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
+    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
+    return _written(folder, "concat9", height, width, channels, "int8")
+
+
+def build_peak(folder: Path, *, precision: Precision = "int8") -> tuple[Path, int]:
+    """Write a 3x3 convolution that keeps a core as busy as it gets; return its path and its multiply-accumulates.
+
+    256 channels at 48x48 pixels: large enough for the fastest kernels, small enough to stay in the cache. What it
+    reaches is this machine's peak in practice, against which a network's operators are held.
+    """
+    side, channels = 48, 256
+    return _written(folder, "conv3", side, side, channels, precision), side * side * 9 * channels * channels
+
+
+def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:
+    path = folder / f"{node}-{precision}-{height}x{width}x{channels}.tflite"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        content = _content(node, height, width, channels, precision)
+        graph.check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
+        write_atomically(path, content)
+    return path
+
+
+def _content(node: str, height: int, width: int, channels: int, precision: Precision) -> bytes:
+    """A meta-node as .tflite, in INT8 through post-training quantisation on noise."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    shrink = _SCALE if node in RESIZES else 1
+    shape = (1, height // shrink, width // shrink, channels)
+    inputs = 2 if node in ("concat", "add", "multiply") else 1
+    module = tf.Module()
+    module.node = tf.function(_function(node, height, width, channels, rng), autograph=False)
+    specs = [tf.TensorSpec(shape, tf.float32, name=f"x{i}") for i in range(inputs)]
+    concrete = module.node.get_concrete_function(*specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
+    if precision == "fp32":
+        return converter.convert()
+    # An off-centre range, so that a ReLU cuts and a mean is not zero.
+    values = rng.uniform(-1, 3, shape).astype(np.float32)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    # The second input has the same values in another order: equal input scales, so that a concatenation needs no
+    # requantisation, and products of either sign.
+    samples = [values, np.flip(values).copy()][:inputs]
+    converter.representative_dataset = lambda: iter([samples])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    # uint8 would put a QUANTIZE operator at each end.
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def _function(node: str, height: int, width: int, channels: int, rng: np.random.Generator) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    def convolution(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        spread = (2 / (size * size * channels)) ** 0.5
+        kernel = rng.normal(0, spread, (size, size, channels, channels)).astype(np.float32)
+        bias = rng.normal(0, 0.1, channels).astype(np.float32)
+        return lambda x: tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+
+    enlarged = (height // _SCALE * _SCALE, width // _SCALE * _SCALE)
+    parts = next(n for n in range(2, channels + 1) if channels % n == 0)
+    functions: dict[str, Callable[..., Any]] = {
+        "split": lambda x: tf.split(x, parts, axis=-1),
+        "concat": lambda a, b: tf.concat([a, b], axis=-1),
+        "concat9": lambda x: tf.concat([x] * 9, axis=-1),
+        "add": lambda a, b: a + b,
+        "multiply": lambda a, b: a * b,
+        "max-pool": lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True),
+        "average-pool": lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True),
+        "conv3": convolution(3),
+        "conv1": convolution(1),
+        "relu": tf.nn.relu,
+        "leaky-relu": lambda x: tf.nn.leaky_relu(x, 0.2),
+        "nearest": lambda x: tf.image.resize(x, enlarged, method="nearest"),
+        "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
+    }
+    return functions[node]
