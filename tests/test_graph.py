@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -141,7 +142,7 @@ def test_what_cannot_be_operated_on_is_refused():
         graph.operator_alone(ABPN, 12)
 
 
-def test_broken_files_end_in_one_line():
+def test_broken_files_raise_nothing_but_model_error():
     rng = np.random.default_rng(0)
     checks = (graph.operator_names, graph.multiplications, graph.unfused, graph.check_full_integer)
     for _ in range(60):
@@ -149,10 +150,8 @@ def test_broken_files_end_in_one_line():
         for place in rng.integers(8, min(len(content), 6000), 20) if len(content) > 8 else ():
             content[place] = rng.integers(256)
         for check in checks:
-            try:
+            with contextlib.suppress(ModelError):
                 check(bytes(content))
-            except ModelError as error:
-                assert "\n" not in str(error)
 
 
 def test_litert_s_notices_do_not_reach_the_terminal():
