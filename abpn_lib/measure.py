@@ -158,7 +158,7 @@ def records_of(
 
     def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
         return context.record(
-            quantity, subject, value, unit, **conditions, count=mean.images,
+            quantity, subject, value, unit, conditions, count=mean.images,
             spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
         )
 
@@ -193,7 +193,7 @@ def records_of_images(
         for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
             if value is not None:
                 records.append(
-                    context.record(quantity, subject, value, unit, **conditions, model_sha256=model_sha256)
+                    context.record(quantity, subject, value, unit, conditions, model_sha256=model_sha256)
                 )
     return records
 
@@ -210,7 +210,7 @@ def records_of_models(catalogue: Iterable[models.Model], context: Context) -> li
         size = model.path.stat().st_size
         records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
         records.append(context.record(
-            "training-steps", model.name, model.provenance["steps"], "", **recipe, model_sha256=model.sha256,
+            "training-steps", model.name, model.provenance["steps"], "", recipe, model_sha256=model.sha256,
         ))
     return records
 
