@@ -231,6 +231,8 @@ def load(path: Path, kind: Kind = "recorded") -> list[Record]:
         If it is not such a file, or a value in it cannot have been measured.
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
         content = json.loads(path.read_text(encoding="utf-8"))
         contexts = [_context(row) for row in content["contexts"]]
         return [_record(row, contexts, kind) for row in content["records"]]

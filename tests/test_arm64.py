@@ -2,7 +2,7 @@
 
 Most of it needs no emulator: the guest program is compiled for this machine and run by a stand-in for qemu-aarch64,
 a script that starts it. What needs qemu itself runs where ABPN_ARM64_PREFIX names a folder that
-`abpn arm64 --prefix FOLDER --prepare` has filled.
+`python -m tools.arm64 --prefix FOLDER --prepare` has filled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import ai_edge_litert
 import numpy as np
 import pytest
 
-from abpn_lib import cli, models, results
+from abpn_lib import models, results
+from tools.arm64 import __main__ as program
 from tools.arm64 import arm64
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ native = pytest.mark.skipif(
     reason="needs Linux, a C compiler and LiteRT's shared library",
 )
 emulated = pytest.mark.skipif(
-    not PREFIX, reason="needs qemu-user and a folder that `abpn arm64 --prepare` filled: name it in ABPN_ARM64_PREFIX"
+    not PREFIX, reason="needs qemu-user and a folder that `python -m tools.arm64 --prepare` filled: name it in ABPN_ARM64_PREFIX"
 )
 
 # Takes qemu's options, and starts the guest as it is. 70000 instructions before the first invoke, 5000 in each one.
@@ -82,7 +83,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def abpn(*words: str | Path, path: Path | None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`abpn arm64`, with `path` before what PATH names, or alone on it if it is empty."""
+    """`python -m tools.arm64`, with `path` before what PATH names, or alone on it if it is empty."""
     found = os.environ["PATH"] if path is None else str(path)
     if path is not None and any(path.iterdir()):
         found += os.pathsep + os.environ["PATH"]
@@ -117,7 +118,7 @@ def test_without_qemu_it_says_what_to_install(tmp_path: Path, nothing: Path) -> 
 def test_a_folder_that_is_not_prepared(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     done = abpn("--prefix", folder, path=stand_in(tmp_path))
-    refused(done, f"{folder} is not prepared: run `abpn arm64 --prefix {folder} --prepare`")
+    refused(done, f"{folder} is not prepared: run `python -m tools.arm64 --prefix {folder} --prepare`")
 
 
 def test_preparing_needs_the_cross_compiler_and_leaves_nothing(tmp_path: Path, nothing: Path) -> None:
@@ -131,15 +132,15 @@ def test_preparing_needs_the_cross_compiler_and_leaves_nothing(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("words", "mention"),
     [
-        (["--size", "64"], "--size '64' is not WIDTHxHEIGHT"),
-        (["--size", "64x64", "--size", "0x9"], "--size '0x9'"),
+        (["--size", "64"], "size '64' is not WIDTHxHEIGHT"),
+        (["--size", "64x64", "--size", "0x9"], "size '0x9'"),
         (["--out", "nowhere/records.json"], "nowhere/records.json: its folder does not exist"),
     ],
 )
 def test_bad_arguments_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], mention: str
 ) -> None:
-    assert cli.main(["arm64", "--prefix", str(tmp_path), *words]) == 2
+    assert program.main(["--prefix", str(tmp_path), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert mention in line
 
@@ -147,13 +148,13 @@ def test_bad_arguments_are_refused(
 @pytest.mark.parametrize(("words", "mention"), [([], "--prefix"), (["--prefix", "x", "--kernels", "y"], "--kernels")])
 def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], words: list[str], mention: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["arm64", *words])
+        program.main(words)
     assert mention in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["arm64", "--help"])
+        program.main(["--help"])
     text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
     sizes = [f"{width}x{height}" for height, width in arm64.SIZES]
     for names in (arm64.CPUS, arm64.MODELS, sizes):
@@ -170,7 +171,7 @@ def test_a_prepared_folder_opens_and_a_changed_one_does_not(prefix: Path, tmp_pa
     shutil.copytree(prefix, copy)
     with (copy / "guest").open("ab") as guest:
         guest.write(b"\0")
-    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared: run `abpn arm64"):
+    with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared: run `python -m tools.arm64"):
         arm64.open_prefix(copy)
     (copy / "guest").unlink()
     with pytest.raises(arm64.DeviceError, match=r"guest is not as it was prepared"):

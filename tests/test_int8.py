@@ -250,11 +250,10 @@ def test_the_models_of_a_run_are_made_with_their_provenance(finished: Path, tmp_
     fields = {"data": "embedded", "steps": 2, "batch": 2, "patch": 16, "pairs": 1}
     made = int8.make_models(
         finished, tmp_path, results.Context.here("abpn quantize"), name="tiny", calibrate="embedded", images=2,
-        equalize=True, gptq=True, per_tensor=True, qat_recipe="qat-table2", qat_fields=fields, progress=False,
+        equalize=True, gptq=True, forms=int8.FORMS, qat_recipe="qat-table2", qat_fields=fields, progress=False,
     )
-    forms = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
-    assert [path.name for path in made] == [f"tiny-{form}.tflite" for form in forms]
-    for path, form in zip(made, forms, strict=True):
+    assert [path.name for path in made] == [f"tiny-{form}.tflite" for form in int8.FORMS]
+    for path, form in zip(made, int8.FORMS, strict=True):
         provenance = json.loads(path.with_suffix(".json").read_text())
         assert (provenance["name"], provenance["kind"]) == (path.stem, form.removesuffix("-tensor"))
         assert provenance["sha256"] == sha256(path)
@@ -269,12 +268,12 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(finished: Pat
     refusals = (
         ({"name": "a/b"}, InputError, "a/b"), ({"name": "../x"}, InputError, "name of a file"),
         ({"network": "edsr"}, InputError, "edsr"), ({"qat_recipe": "nosuch"}, InputError, "nosuch"),
-        ({"calibrate": "nosuch"}, DataError, "nosuch"),
+        ({"calibrate": "nosuch"}, DataError, "nosuch"), ({"forms": ["int8-qat"]}, InputError, "--qat"),
     )
     for wrong, error, message in refusals:
         with pytest.raises(error, match=message):
             int8.make_models(finished, tmp_path / "out", context, **{"calibrate": "embedded", **wrong})
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(DataError, match="no finished run"):
         int8.make_models(tmp_path, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
 

@@ -6,5 +6,6 @@ from abpn_lib.claims.page import page
 from abpn_lib.claims.shapes import Judgement, Verdict
 
 __all__ = [
-    "DATASETS", "Claim", "Judgement", "Verdict", "anchor", "claim", "claims", "from_json", "judge", "ledger", "page", "to_json",
+    "DATASETS", "Claim", "Judgement", "Verdict", "anchor", "claim", "claims", "from_json", "judge", "ledger", "page",
+    "to_json",
 ]

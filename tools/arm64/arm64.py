@@ -279,7 +279,7 @@ def open_prefix(folder: Path) -> Prefix:
     DeviceError
         If it is not prepared, was prepared for another version of this library, or has changed.
     """
-    remedy = f"run `abpn arm64 --prefix {folder} --prepare`"
+    remedy = f"run `python -m tools.arm64 --prefix {folder} --prepare`"
     try:
         manifest = json.loads((folder / "prepared.json").read_text())
         litert, source, files = str(manifest["litert"]), manifest["source"], dict(manifest["files"])
