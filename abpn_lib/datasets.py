@@ -8,6 +8,7 @@ wrong. (DIV2K's archives are registered, not the images in them: those come from
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -16,25 +17,22 @@ import importlib.resources
 import os
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pooch
-import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import DataError, sha256
 
 __all__ = [
-    "BENCHMARKS", "DATASETS", "EMBEDDED", "OFFICIAL",  "Dataset", "Entry", "available", "data_root", "dataset", "fetch",
-    "fingerprint", "images", "official_model", "read_image", "require", "spaced_lr_images",
-    "verify",
+    "BENCHMARKS", "DATASETS", "EMBEDDED", "OFFICIAL", "SCORED", "Dataset", "Entry", "available", "data_root", "dataset",
+    "fetch", "fingerprint", "images", "official_model", "read_image", "require", "spaced_lr_images", "verify",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -42,9 +40,11 @@ Rgb = NDArray[np.uint8]
 EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle", "hubble", "ihc", "retina")
 """scikit-image's own colour images, in its wheel: always there, no licence strings attached."""
 
-
 BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
-"""The field's test sets, from the smallest on; scores on them stand beside those on the embedded images."""
+"""The field's test sets, in the field's order: the one list of them."""
+
+SCORED = ("embedded", *BENCHMARKS)
+"""What networks are scored on: the embedded images, which are always there, then the benchmarks."""
 
 
 OFFICIAL = {
@@ -114,10 +114,6 @@ _DIV2K = {
 DATASETS = ("embedded", *_LISTED, *_DIV2K)
 """The names that `images`, `fetch`, `verify` and `available` take."""
 
-BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
-"""The data sets that every network is scored on, in the order in which pages list them."""
-
-
 @functools.cache
 def _registry_rows() -> tuple[dict[str, str], ...]:
     text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
@@ -170,7 +166,11 @@ def fingerprint(name: str | Dataset) -> str:
 
 def data_root() -> Path:
     """The cache folder: `ABPN_DATA`, or ``abpn`` in the user's cache folder. It need not exist."""
-    return Path(os.environ.get("ABPN_DATA") or pooch.os_cache("abpn"))
+    if named := os.environ.get("ABPN_DATA"):
+        return Path(named)
+    import pooch
+
+    return Path(pooch.os_cache("abpn"))
 
 
 def available(name: str | Dataset, root: Path | None = None) -> bool:
@@ -210,6 +210,8 @@ def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = Tru
     OSError
         If the folder cannot be written to.
     """
+    from tqdm import tqdm
+
     found, root = dataset(name), root or data_root()
     if found.members and available(found, root):
         return []
@@ -287,8 +289,12 @@ def official_model(name: str, root: Path | None = None) -> Path:
     return _read_checked(root or data_root(), entries[stem], "authors")
 
 
+# Pillow knows more formats, some of which start other programs (Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+
+
 def read_image(path: Path) -> Rgb:
-    """Decode an image file to (H, W, 3) uint8.
+    """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF file to (H, W, 3) uint8.
 
     Raises
     ------
@@ -296,7 +302,7 @@ def read_image(path: Path) -> Rgb:
         If the file is not a readable image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports a damaged file as any of these.
@@ -304,6 +310,8 @@ def read_image(path: Path) -> Rgb:
 
 
 def _embedded(key: str) -> Rgb:
+    import skimage.data
+
     loaders = {
         "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
         "hubble": skimage.data.hubble_deep_field,
@@ -340,7 +348,10 @@ def _decode(path: Path, entry: Entry) -> Rgb:
 
 
 def _download(entry: Entry, path: Path, *, progress: bool) -> None:
+    import pooch
+
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
     download = pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=60)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
         part = Path(scratch) / path.name
@@ -357,7 +368,25 @@ def _download(entry: Entry, path: Path, *, progress: bool) -> None:
         part.replace(path)
 
 
+_STALE_SECONDS = 3600
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed downloads left: scratch folders in which nothing was written for an hour.
+
+    Not by process number: the folder may be shared by machines.
+    """
+    for scratch in (*folder.glob(".fetch-*"), *folder.glob(".unpack-*")):
+        with contextlib.suppress(OSError):  # another process may finish it at this moment
+            last = max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
+            if time.time() - last > _STALE_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _unpack(archive: Path, folder: Path, members: tuple[str, ...], *, progress: bool) -> None:
+    from tqdm import tqdm
+
+    _remove_stale(archive.parent)
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpack-") as scratch:
         target = Path(scratch) / folder.name
         target.mkdir()

@@ -17,7 +17,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 __all__ = ["bicubic_down", "bicubic_resize", "bicubic_up", "crop_to_multiple"]
 
@@ -103,6 +102,8 @@ def _contributions(length: int, scale: Fraction) -> tuple[NDArray, NDArray]:
 
 
 def _resize_axis(image: NDArray, axis: int, scale: Fraction) -> NDArray:
+    from scipy.sparse import csr_array  # takes longer to load than many a command to run
+
     length = image.shape[axis]
     weights, indices = _contributions(length, scale)
     rows = np.repeat(np.arange(len(weights)), weights.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 __all__ = [
@@ -42,18 +43,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        If the folder cannot be written to; nothing is left behind then.
+        If the folder cannot be written to, or is full: it names `path`, and nothing is left behind.
     """
     if not path.parent.is_dir():
         # Said of the file that was asked for, not of the scratch file beside it.
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not made of the file's own name: that may be as long as a name can be.
+    scratch = path.with_name(f".abpn-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with scratch.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+    except OSError as error:
+        # "No space left" names no file, and a failed move names the scratch file first.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
 

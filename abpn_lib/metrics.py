@@ -14,8 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 __all__ = ["AUTHORS", "Y_BORDER3", "Protocol", "psnr", "ssim"]
 
@@ -50,6 +48,8 @@ def psnr(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protoc
     ValueError
         If shapes differ, the dtype is not uint8, or the border leaves nothing to compare.
     """
+    from skimage.metrics import peak_signal_noise_ratio
+
     a, b = _prepared(truth, estimate, protocol)
     if np.array_equal(a, b):
         return float("inf")
@@ -66,6 +66,8 @@ def ssim(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protoc
     ValueError
         As `psnr`, and if a side is under 11 pixels after the crop.
     """
+    from skimage.metrics import structural_similarity
+
     a, b = _prepared(truth, estimate, protocol)
     if min(a.shape[:2]) < 11:
         raise ValueError(f"SSIM needs at least 11 pixels a side after cropping, not {a.shape[1]}x{a.shape[0]}")
@@ -89,5 +91,7 @@ def _prepared(truth: NDArray, estimate: NDArray, protocol: Protocol) -> tuple[ND
     inside = (slice(n, truth.shape[0] - n), slice(n, truth.shape[1] - n))
     images = [image[inside] for image in (truth, estimate)]
     if protocol.colour == "y":
+        from skimage.color import rgb2ycbcr
+
         return rgb2ycbcr(images[0])[..., 0], rgb2ycbcr(images[1])[..., 0]
     return images[0].astype(np.float64), images[1].astype(np.float64)
