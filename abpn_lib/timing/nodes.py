@@ -15,7 +15,7 @@ from abpn_lib import paper
 from abpn_lib.files import InputError, write_atomically
 from abpn_lib.tflite import graph
 
-__all__ = ["RESIZES", "Precision", "build", "build_concat9", "build_peak"]
+__all__ = ["PEAK_PRODUCTS", "RESIZES", "Precision", "build", "build_concat9", "build_peak"]
 
 Precision = Literal["int8", "fp32"]
 
@@ -29,6 +29,10 @@ _OPERATORS = {
 }
 
 _SCALE = 3
+
+_PEAK = (48, 256)
+PEAK_PRODUCTS = _PEAK[0] ** 2 * 9 * _PEAK[1] ** 2
+"""Multiply-accumulates of the peak convolution (`build_peak`): 48x48 pixels, 256 channels in and out."""
 
 
 def build(
@@ -57,8 +61,8 @@ def build_peak(folder: Path, *, precision: Precision = "int8") -> tuple[Path, in
     256 channels at 48x48 pixels: large enough for the fastest kernels, small enough to stay in the cache. What it
     reaches is this machine's peak in practice, against which a network's operators are held.
     """
-    side, channels = 48, 256
-    return _written(folder, "conv3", side, side, channels, precision), side * side * 9 * channels * channels
+    side, channels = _PEAK
+    return _written(folder, "conv3", side, side, channels, precision), PEAK_PRODUCTS
 
 
 def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:
