@@ -31,13 +31,13 @@ __all__ = ["answer", "main", "parser", "write_and_print"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return answer("abpn", parser(), words)
+    return answer("abpn", parser, words)
 
 
-def answer(program: str, command_line: argparse.ArgumentParser, words: Sequence[str]) -> int:
+def answer(program: str, command_line: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> int:
     """Parse and run; an error that the user can mend becomes one line on standard error and status 2."""
     try:
-        options = command_line.parse_args(words)
+        options = command_line().parse_args(words)
         options.command_line = shlex.join([*program.split(), *words])
         options.run(options)
     except KeyboardInterrupt:

@@ -114,10 +114,6 @@ _DIV2K = {
 DATASETS = ("embedded", *_LISTED, *_DIV2K)
 """The names that `images`, `fetch`, `verify` and `available` take."""
 
-BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
-"""The data sets that every network is scored on, in the order in which pages list them."""
-
-
 @functools.cache
 def _registry_rows() -> tuple[dict[str, str], ...]:
     text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")

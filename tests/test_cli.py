@@ -16,7 +16,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from abpn_lib import claims, cli, models, paper
+from abpn_lib import claims, cli, models, paper, results
 from abpn_lib.train import recipe
 
 MODEL = "abpn-int8-ptq"
@@ -73,9 +73,10 @@ def process(*words: object, **environment: str) -> subprocess.CompletedProcess[s
 def test_help_needs_no_tensorflow_nor_any_other_large_library() -> None:
     code = (
         "import sys; from abpn_lib import cli\n"
+        "cli.main(['models'])\n"
         "try: cli.main(['train', '--help'])\n"
         "except SystemExit: pass\n"
-        "print(*{'tensorflow', 'pandas', 'scipy', 'skimage', 'matplotlib', 'requests'} & set(sys.modules))"
+        "print(*{'tensorflow', 'pandas', 'scipy', 'skimage', 'matplotlib', 'pooch', 'requests'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
@@ -88,8 +89,8 @@ def test_bad_input_and_a_closed_pipe_in_a_real_shell(tmp_path: Path, photo: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     line = f"{shlex.quote(sys.executable)} -m abpn_lib.cli claims --json | head -c 1"
-    piped = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-    assert piped.stderr == ""
+    piped = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (piped.returncode, piped.stderr) == (0, "")
 
 
 def test_a_result_in_a_real_shell_has_nothing_beside_it(tmp_path: Path, photo: Path) -> None:
@@ -174,6 +175,40 @@ def test_upscale_refuses_bad_input(abpn: Abpn, tmp_path: Path, photo: Path) -> N
         abpn.refused("upscale", *words, mentions=mentions)
     assert not out.exists()
     assert not (tmp_path / "o").exists()
+
+
+def test_what_can_be_refused_before_the_enlargement_is(abpn: Abpn, tmp_path: Path) -> None:
+    # The image is not even opened: it would be refused too.
+    (tmp_path / "text.png").write_text("no image at all")
+    abpn.refused("upscale", tmp_path / "text.png", "-o", tmp_path / "out.nonsense", mentions="nonsense")
+    abpn.refused("upscale", tmp_path / "text.png", "-o", tmp_path / "no" / "out.png", mentions="does not exist")
+
+
+def test_a_name_may_be_as_long_as_names_can_be(abpn: Abpn, tmp_path: Path, photo: Path) -> None:
+    abpn("upscale", photo, "-o", tmp_path / f"{'x' * 251}.png", "--model", MODEL)
+    abpn.refused("upscale", photo, "-o", tmp_path / f"{'x' * 252}.png", "--model", MODEL, mentions="name too long")
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", f"1{'0' * 30}"), ("scale", "50"), ("pairs", "2000"), ("batch", "1000000000000"), ("lr", "nan"),
+     ("threads", "100000000000"), ("save-every", "²")],
+)
+def test_train_refuses_a_number_out_of_range_before_it_claims_a_folder(
+    abpn: Abpn, tmp_path: Path, option: str, value: str
+) -> None:
+    words = ("train", "--data", "embedded", "--out", tmp_path / "run", f"--{option}", value)
+    abpn.refused(*words, mentions=value[:20])
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_model_of_several_has_a_command_of_its_own(abpn: Abpn, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    abpn("evaluate", "--model", "bicubic", "--model", MODEL, "--no-ssim", "--out", out, "--threads", 1)
+    commands = {record.subject: record.context.command for record in results.load(out)}
+    rest = f"--no-ssim --out {out} --threads 1"
+    assert commands == {name: f"abpn evaluate --model {name} {rest}" for name in ("bicubic", MODEL)}
 
 
 def test_evaluate_gives_records(abpn: Abpn, tmp_path: Path) -> None:

@@ -139,6 +139,18 @@ def test_a_truncated_download_leaves_nothing(server: Server, tmp_path: Path, man
     assert everything_below(tmp_path) == ["set"]
 
 
+def test_what_a_killed_download_left_is_removed_later(server: Server, tmp_path: Path) -> None:
+    old, new = tmp_path / "set/.fetch-old", tmp_path / "set/.fetch-new"
+    for scratch in (old, new):
+        scratch.mkdir(parents=True)
+        (scratch / "one.png").write_bytes(b"half")
+    for path in (old / "one.png", old):
+        os.utime(path, (0, 0))
+    datasets.fetch(listing(server.address, "one.png"), tmp_path, progress=False)
+    # The new one may be another process's, at work.
+    assert everything_below(tmp_path) == ["set/.fetch-new/one.png", "set/one.png"]
+
+
 def test_a_download_of_another_hash_is_refused_with_both_hashes(server: Server, tmp_path: Path) -> None:
     message = refusal(listing(server.address, "one.png", manner="/wrong"), tmp_path)
     for part in ("one.png", digest(FILES["/one.png"]), digest(bytes(len(FILES["/one.png"])))):
@@ -285,12 +297,12 @@ def test_the_registry_is_well_formed() -> None:
         assert any(len(part) == 40 and set(part) <= set("0123456789abcdef") for part in row["address"].split("/"))
     counts = {name: len(datasets.dataset(name).entries) for name in datasets.DATASETS}
     assert sum(counts[name] for name in counts if not name.startswith("div2k")) == len(rows)
-    assert [counts[name] for name in ("set5", "set14", "bsd100", "urban100", "authors")] == [5, 14, 100, 100, 4]
+    assert [counts[name] for name in (*datasets.BENCHMARKS, "authors")] == [5, 14, 100, 100, 4]
 
 
 def test_training_images_are_not_test_images() -> None:
     hashes = {name: {entry.sha256 for entry in datasets.dataset(name).entries} for name in datasets.DATASETS}
-    for benchmark in ("set5", "set14", "bsd100", "urban100"):
+    for benchmark in datasets.BENCHMARKS:
         assert not hashes["train"] & hashes[benchmark]
 
 
@@ -349,7 +361,7 @@ def test_gray_images_become_rgb_and_camera_images_are_halved(tmp_path: Path) -> 
     np.testing.assert_array_equal(half, np.repeat(bicubic_down(gray[:24, :30], 2)[:12, :15, None], 3, axis=2))
 
 
-@pytest.mark.parametrize("content", [b"", b"text", png()[:60], png()[:-40]])
+@pytest.mark.parametrize("content", [b"", b"text", b"%!PS-Adobe-3.0 EPSF-3.0\n", png()[:60], png()[:-40]])
 def test_damaged_images_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.png is not an image that can be read") as caught:

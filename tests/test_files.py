@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -40,6 +41,29 @@ def test_a_folder_in_the_way_is_refused_and_kept(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_os_error_naming_the_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         files.write_atomically(tmp_path / "nowhere" / "file", b"content")
+
+
+def test_what_is_too_large_names_the_file_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(b"old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*record\.json"):
+            files.write_atomically(path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_name_may_be_as_long_as_a_name_can_be(tmp_path: Path) -> None:
+    files.write_atomically(tmp_path / ("x" * 255), b"content")
+    with pytest.raises(OSError, match="x" * 256):
+        files.write_atomically(tmp_path / ("x" * 256), b"content")
+    assert os.listdir(tmp_path) == ["x" * 255]
 
 
 WRITE_FOREVER = """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -68,7 +72,7 @@ def test_int8_images_give_the_same_bits_less_128(content, image):
 
 
 @pytest.mark.parametrize("kernels", [OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES])
-def test_the_graph_written_the_long_way_gives_the_same_bits(image, kernels):
+def test_the_graph_written_the_unfused_gives_the_same_bits(image, kernels):
     long = graph.unfused(ABPN)
     names = graph.operator_names(long)
     assert {"CONCATENATION", "MINIMUM", "RELU"} <= set(names)
@@ -76,7 +80,7 @@ def test_the_graph_written_the_long_way_gives_the_same_bits(image, kernels):
     assert np.array_equal(run(long, image, kernels=kernels), run(ABPN, image, kernels=kernels))
 
 
-def test_the_clip_nodes_of_the_long_way_are_in_the_path(image):
+def test_the_clip_nodes_of_the_unfused_are_in_the_path(image):
     # Were they dead ends, taking them away would change nothing: here the limit is lowered instead, and must show.
     model = graph.read(graph.unfused(ABPN))
     subgraph = model.subgraphs[0]
@@ -136,3 +140,24 @@ def test_what_cannot_be_operated_on_is_refused():
         graph.unfused(FSRCNN)
     with pytest.raises(ModelError, match="no operator 12"):
         graph.operator_alone(ABPN, 12)
+
+
+def test_broken_files_raise_nothing_but_model_error():
+    rng = np.random.default_rng(0)
+    checks = (graph.operator_names, graph.multiplications, graph.unfused, graph.check_full_integer)
+    for _ in range(60):
+        content = bytearray(ABPN[: rng.integers(8, len(ABPN))] if rng.random() < 0.3 else ABPN)
+        for place in rng.integers(8, min(len(content), 6000), 20) if len(content) > 8 else ():
+            content[place] = rng.integers(256)
+        for check in checks:
+            with contextlib.suppress(ModelError):
+                check(bytes(content))
+
+
+def test_litert_s_notices_do_not_reach_the_terminal():
+    code = (
+        "from abpn_lib import models; from abpn_lib.tflite.interpreter import interpreter\n"
+        "interpreter(models.find('abpn-int8-ptq')).allocate_tensors()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -28,7 +28,8 @@ from PIL import Image
 
 from abpn_lib import degradation, metrics, models, paper, results
 from abpn_lib.claims.ledger import ledger as claims
-from abpn_lib.tflite import runtime
+from abpn_lib.tflite.images import upscale_image
+from abpn_lib.tflite.upscaler import Upscaler, spans
 from tools import browser
 
 ROOT = Path(__file__).parents[1]
@@ -165,8 +166,8 @@ def noise(*shape: int) -> NDArray[np.uint8]:
 
 
 def by_library(method: str, image: Image.Image) -> NDArray[np.uint8]:
-    upscaler = runtime.Upscaler(models.find(browser.MODELS[method]))
-    return np.asarray(runtime.upscale_image(upscaler, image, tile=None))
+    upscaler = Upscaler(models.find(browser.MODELS[method]))
+    return np.asarray(upscale_image(upscaler, image, tile=None))
 
 
 # --- same results as the library
@@ -542,7 +543,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         })
     spans = [
         {"length": length, "tile": tile, "halo": halo,
-         "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in runtime._spans(length, tile, halo)]}
+         "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
     ]
     from abpn_lib.timing.rounds import median_interval

@@ -31,7 +31,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from abpn_lib import datasets, degradation, metrics, paper, results
-from abpn_lib.tflite.runtime import Upscaler
+from abpn_lib.tflite.upscaler import Upscaler
 
 __all__ = [
     "BICUBICS", "MODELS", "READINGS", "Integrals", "Reading", "Target", "Window", "bicubic_pair", "figure3", "main",

@@ -323,7 +323,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; bad input gives one line and status 2."""
-    return cli.answer(_PROGRAM, _parser(), sys.argv[1:] if arguments is None else arguments)
+    return cli.answer(_PROGRAM, _parser, sys.argv[1:] if arguments is None else arguments)
 
 
 _PROGRAM = "python -m tools.throughput"

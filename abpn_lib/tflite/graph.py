@@ -23,8 +23,9 @@ from abpn_lib.files import ModelError
 from abpn_lib.tflite.interpreter import first_line, interpreter
 
 __all__ = [
-    "bytes_moved", "check_full_integer", "check_one_operator", "dependent", "fix_size", "is_constant", "multiplications",
-    "name_of", "operator_alone", "operator_names", "parsing", "read", "unfused", "with_int8_interface", "write",
+    "bytes_moved", "check_full_integer", "check_one_operator", "dependent", "fix_size", "is_constant",
+    "multiplications", "name_of", "operator_alone", "operator_names", "parsing", "read", "unfused",
+    "with_int8_interface", "write",
 ]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}

@@ -95,7 +95,7 @@ def _silent_stderr() -> Iterator[None]:
     except OSError:  # standard error is closed
         yield
         return
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from abpn_lib import datasets
 from abpn_lib.files import DeviceError, InputError, sha256
@@ -276,7 +276,7 @@ def follow(
                 report, refusal = _run(phone, folder, number, subject, setting, rounds)
                 after, record = _temperature(shell), None
                 if report is not None:
-                    where = {"before": before, "after": after, "channels": channels or ""}
+                    where: dict[str, Any] = {"before": before, "after": after, "channels": channels or ""}
                     where |= _columns(report, setting, phone, size)
                     record = there.record(
                         "latency", subject, report.value_ms, "ms", count=report.count,
@@ -297,7 +297,7 @@ def _push(shell: Shell, folder: str, tool: Path, files: Mapping[str, Path], size
     with tempfile.TemporaryDirectory() as scratch:
         for number, (subject, path) in enumerate(files.items()):
             copy = Path(scratch) / f"{number}.tflite"
-            copy.write_bytes(latency.fixed_copy(path, size))
+            copy.write_bytes(latency.fixed_copy(path, size) if size else path.read_bytes())
             shell.push(copy, f"{folder}/{number}.tflite", subject)
 
 

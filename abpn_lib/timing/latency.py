@@ -54,43 +54,47 @@ def names(given: Sequence[str]) -> list[str]:
     Raises InputError if two would still have one name.
     """
     stems = [Path(text).stem for text in given]
-    found: dict[str, str] = {}
-    for text, stem in zip(given, stems, strict=True):
-        name = stem if stems.count(stem) == 1 else f"{Path(text).resolve().parent.name}-{stem}"
-        if name in found:
-            raise InputError(f"{found[name]} and {text} would both be called {name}: name each once, or rename one")
-        found[name] = text
-    return list(found)
+    found = [
+        stem if stems.count(stem) == 1 else f"{Path(text).resolve().parent.name}-{stem}"
+        for text, stem in zip(given, stems, strict=True)
+    ]
+    for text, name in zip(given, found, strict=True):
+        if found.count(name) > 1:
+            raise InputError(f"{text} and another model would both be called {name}: name each once, or rename one")
+    return found
 
 
 class Runner:
     """A .tflite ready to be timed: allocated, its inputs filled with random values, run once.
 
-    `size` "640x360" is the LR width x height; a model of one size may go without.
+    `size` "640x360" is the LR width x height that it is given; with `fit` False the model has one size of its own, and
+    `size` only stands in the `columns` of its records.
 
     Raises
     ------
     InputError
-        If an option is out of range, or the size of a model of any size is missing.
+        If an option is out of range.
     ModelError
         If the model cannot be read or run, or does not take that size.
     """
 
     def __init__(
-        self, model: Path, size: str | None = None, *, threads: int = 1, kernels: Kernels = "xnnpack", batch: int = 1
+        self, model: Path, size: str, *, fit: bool = True, threads: int = 1, kernels: Kernels = "xnnpack",
+        batch: int = 1,
     ) -> None:
         if batch < 1:
             raise InputError(f"a batch of {batch} images: at least 1 is needed")
+        self.columns = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
         rng = np.random.default_rng(0)
         with _naming(model):
             self._network = network = interpreter(model, threads, kernels)
-            _fit(network, size, batch)
+            self.sha256 = sha256(model)
+            if fit:
+                _fit(network, size, batch)
             network.allocate_tensors()
-            self._images = {
-                tensor["index"]: _noise(rng, tuple(tensor["shape"]), tensor["dtype"])
-                for tensor in network.get_input_details()
-            }
-            self._outputs = [tensor["index"] for tensor in network.get_output_details()]
+            inputs, outputs = network.get_input_details(), network.get_output_details()
+            self._images = {each["index"]: _noise(rng, tuple(each["shape"]), each["dtype"]) for each in inputs}
+            self._outputs = [each["index"] for each in outputs]
             # Whatever cannot run shall show here, not in the midst of a measurement.
             self.run(copy=True)
 
@@ -156,11 +160,8 @@ def time_models(
     `files` has each subject's .tflite ("abpn-int8-ptq"). Each model is run `warmup` times before the `rounds` that
     count. Raises as `Runner`.
     """
-    where = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
-    runners = {
-        name: Runner(path, size, threads=threads, kernels=kernels, batch=batch) for name, path in files.items()
-    }
-    return _time(context, runners, where, files, rounds, warmup)
+    options: dict[str, Any] = {"threads": threads, "kernels": kernels, "batch": batch}
+    return _time({name: Runner(path, size, **options) for name, path in files.items()}, context, rounds, warmup)
 
 
 def time_operators(
@@ -173,16 +174,16 @@ def time_operators(
     (`nodes.build_peak`). The operators sum up to the network, but for what each gains from finding its input cached.
     Raises as `Runner`.
     """
-    content, files = fixed_copy(model, size), {}
+    options: dict[str, Any] = {"threads": threads, "kernels": kernels}
+    runners, content = {subject: Runner(model, size, **options)}, fixed_copy(model, size)
+    peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
     with tempfile.TemporaryDirectory() as scratch:
+        files = {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
         for position, name in enumerate(graph.operator_names(content)):
             files[f"{subject}#{position} {name}"] = path = Path(scratch) / f"{position}.tflite"
             path.write_bytes(graph.operator_alone(content, position))
-        peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
-        files |= {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
-        runners = {subject: Runner(model, size, threads=threads, kernels=kernels)}
-        runners |= {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
-        return _time(context, runners, columns(size, threads, kernels), {subject: model, **files}, rounds, warmup)
+        runners |= {name: Runner(path, size, fit=False, **options) for name, path in files.items()}
+    return _time(runners, context, rounds, warmup)
 
 
 def time_nodes(
@@ -196,16 +197,9 @@ def time_nodes(
     the result out; another copies the same and runs nothing. A node's time is their difference, round by round, and
     the overhead is timed as "handover-conv3". Nodes in float32 are called "float-conv3".
 
-    Parameters
-    ----------
-    size, channels
-        Width x height and channels of the nodes' tensors; the resize nodes take a third of that size.
-    without
-        Nodes that are left out, such as `nodes.RESIZES`.
-    concat9
-        Also time "node-concat9-lr", which joins nine images of a third of the size (S7).
-    beside
-        Models that are run in the same rounds, on images of a third of the size.
+    `size` (width x height) and `channels` are those of the nodes' tensors; the resize nodes take a third of that
+    size. Nodes in `without` are left out. `concat9` also times "node-concat9-lr", which joins nine images of a third
+    of the size (S7), and `beside` are models that are run in the same rounds, on images of a third of the size.
 
     Raises
     ------
@@ -213,64 +207,53 @@ def time_nodes(
         If a node is too small for its time to be told from the copying.
     """
     width, height = sides(size)
-    small, models = f"{width // 3}x{height // 3}", dict(beside or {})
+    small, prefix = f"{width // 3}x{height // 3}", "node" if precision == "int8" else "float"
+    options: dict[str, Any] = {"threads": threads, "kernels": kernels}
     with tempfile.TemporaryDirectory() as scratch:
         built = nodes.build(Path(scratch), height=height, width=width, channels=channels, precision=precision)
-        prefix = "node" if precision == "int8" else "float"
-        files = {f"{prefix}-{node}": path for node, path in built.items() if node not in without}
-        sizes = dict.fromkeys(files, size)
+        runners = {f"{prefix}-{node}": Runner(path, size, fit=False, **options)
+                   for node, path in built.items() if node not in without}
         if concat9:
             joined = nodes.build_concat9(Path(scratch), height=height // 3, width=width // 3, channels=channels)
-            files["node-concat9-lr"], sizes["node-concat9-lr"] = joined, small
-        runners = {name: Runner(path, threads=threads, kernels=kernels) for name, path in files.items()}
-        runners |= {name: Runner(path, small, threads=threads, kernels=kernels) for name, path in models.items()}
-        copies = {name: f"handover-{name.partition('-')[2]}" for name in files}
-        calls = {name: partial(runners[name].run, copy=name in files) for name in runners}
-        calls |= {copy: partial(runners[name].run, copy=True, invoke=False) for name, copy in copies.items()}
-        timings = measure(calls, rounds=rounds, warmup=warmup)
-        where = {name: columns(small, threads, kernels) for name in models}
-        for name, copy in copies.items():
-            timings[name] = subtract(timings[name], timings[copy])
-            where[name] = where[copy] = {**columns(sizes[name], threads, kernels), "channels": channels}
-            if timings[name].median_ms <= 0:
-                raise DeviceError(f"{name} takes no longer than copying its images: name a size above {size}")
-        return _timed(context, timings, where, files | models, runners)
+            runners["node-concat9-lr"] = Runner(joined, small, **options)
+    models = {name: Runner(path, small, **options) for name, path in (beside or {}).items()}
+    copies = {name: f"handover-{name.partition('-')[2]}" for name in runners}
+    calls: dict[str, Callable[[], object]] = {name: partial(runners[name].run, copy=True) for name in copies}
+    calls |= {copy: partial(runners[name].run, copy=True, invoke=False) for name, copy in copies.items()}
+    timings = measure(calls | {name: model.run for name, model in models.items()}, rounds=rounds, warmup=warmup)
+    for name, copy in copies.items():
+        timings[name], runners[copy] = subtract(timings[name], timings[copy]), runners[name]
+        runners[name].columns["channels"] = channels
+        if timings[name].median_ms <= 0:
+            raise DeviceError(f"{name} takes no longer than copying its images: name a size above {size}")
+    return _timed(timings, runners | models, context)
 
 
-def _time(
-    context: Context, runners: Mapping[str, Runner], where: dict[str, Any], files: Mapping[str, Path],
-    rounds: int, warmup: int,
-) -> Timed:
-    calls: dict[str, Callable[[], object]] = {name: runner.run for name, runner in runners.items()}
-    timings = measure(calls, rounds=rounds, warmup=warmup)
-    return _timed(context, timings, dict.fromkeys(timings, where), files, runners)
+def _time(runners: Mapping[str, Runner], context: Context, rounds: int, warmup: int) -> Timed:
+    timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
+    return _timed(timings, runners, context)
 
 
-def _timed(
-    context: Context, timings: Mapping[str, Timing], where: Mapping[str, dict[str, Any]], files: Mapping[str, Path],
-    runners: Mapping[str, Runner],
-) -> Timed:
-    records = {
-        name: context.record(
+def _timed(timings: Mapping[str, Timing], runners: Mapping[str, Runner], context: Context) -> Timed:
+    records = {}
+    for name, taken in timings.items():
+        where: dict[str, Any] = dict(runners[name].columns)
+        records[name] = context.record(
             "latency", name, taken.median_ms, "ms", count=len(taken.samples), spread=(taken.low_ms, taken.high_ms),
-            spread_is=taken.spread_is, model_sha256=sha256(files[name]) if name in files else "", **where[name],
+            spread_is=taken.spread_is, model_sha256=runners[name].sha256, **where,
         )
-        for name, taken in timings.items()
-    }
     return Timed(context, timings, records, {name: runner.placed for name, runner in runners.items()})
 
 
-def fixed_copy(model: Path, size: str | None = None) -> bytes:
+def fixed_copy(model: Path, size: str) -> bytes:
     """A .tflite that takes images of any size, made for one LR size; one of that size comes back as it is.
 
     Delegates of a GPU or an NPU take no graph whose sizes are open. Raises as `Runner`.
     """
     content = read_model(model)
     with _naming(model):
-        if not _fit(interpreter(content), size) or size is None:
-            return content
         width, height = sides(size)
-        return graph.fix_size(content, height, width)
+        return graph.fix_size(content, height, width) if _fit(interpreter(content), size) else content
 
 
 @contextmanager
@@ -282,15 +265,11 @@ def _naming(model: Path) -> Iterator[None]:
         raise kind(f"{model} cannot be run: {first_line(error)}") from error
 
 
-def _fit(network: Any, size: str | None, batch: int = 1) -> bool:
+def _fit(network: Any, size: str, batch: int = 1) -> bool:
     """Give every input of any size the size asked for; return whether there was one. A fixed size must be it."""
+    width, height = sides(size)
     signatures = {tensor["index"]: tensor["shape_signature"].tolist() for tensor in network.get_input_details()}
     any_size = any(-1 in signature for signature in signatures.values())
-    if size is None and any_size:
-        raise InputError("the model takes any size: name the size to time it at")
-    if size is None:
-        return False
-    width, height = sides(size)
     for index, signature in signatures.items():
         if len(signature) != 4 or signature[1] not in (-1, height) or signature[2] not in (-1, width):
             raise ModelError(f"it takes inputs of shape {signature}, not {size} images")

@@ -22,10 +22,11 @@ Precision = Literal["int8", "fp32"]
 RESIZES = ("nearest", "bilinear")
 """The nodes that enlarge x3, from the network's input."""
 
-_OPERATORS = dict(zip(paper.META_NODES, (
-    "SPLIT", "CONCATENATION", "ADD", "MUL", "REDUCE_MAX", "MEAN", "CONV_2D", "CONV_2D", "RELU", "LEAKY_RELU",
-    "RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR",
-), strict=True))
+_OPERATORS = {
+    "split": "SPLIT", "concat": "CONCATENATION", "concat9": "CONCATENATION", "add": "ADD", "multiply": "MUL",
+    "max-pool": "REDUCE_MAX", "average-pool": "MEAN", "conv3": "CONV_2D", "conv1": "CONV_2D", "relu": "RELU",
+    "leaky-relu": "LEAKY_RELU", "nearest": "RESIZE_NEAREST_NEIGHBOR", "bilinear": "RESIZE_BILINEAR",
+}
 
 _SCALE = 3
 
@@ -69,7 +70,7 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         content = _content(node, height, width, channels, precision)
-        graph.check_one_operator(content, _OPERATORS.get(node, "CONCATENATION"), precision)
+        graph.check_one_operator(content, _OPERATORS[node], precision)
         write_atomically(path, content)
     return path
 

@@ -70,7 +70,7 @@ def _once(items: Sequence[Any]) -> list[Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; bad input gives one line and status 2."""
-    return cli.answer(_PROGRAM, _parser(), sys.argv[1:] if arguments is None else arguments)
+    return cli.answer(_PROGRAM, _parser, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from tqdm import tqdm
 
 from abpn_lib.files import DeviceError, sha256, write_atomically
 from abpn_lib.results import Context, Record
-from abpn_lib.tflite import runtime
-from abpn_lib.tflite.runtime import Kernels
+from abpn_lib.tflite.interpreter import Kernels
+from abpn_lib.tflite.upscaler import Upscaler
 
 __all__ = [
     "CPUS", "IMAGES", "MODELS", "SIZES", "WHEEL",  "Comparison", "CountError", "Counts", "Emulator",
@@ -619,8 +619,8 @@ def _count_record(found: Counts, machine: Machine, model: Path, context: Context
     )
 
 
-def _upscaler(model: Path, kernels: Kernels) -> runtime.Upscaler:
-    upscaler = runtime.Upscaler(model, kernels=kernels)
+def _upscaler(model: Path, kernels: Kernels) -> Upscaler:
+    upscaler = Upscaler(model, kernels=kernels)
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0):
         raise DeviceError(f"{model}: the guest runs models with uint8 pixels in and out")
     return upscaler
