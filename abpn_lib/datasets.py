@@ -48,8 +48,7 @@ SCORED = ("embedded", *BENCHMARKS)
 
 
 OFFICIAL = {
-    "authors-int8-ptq": "base7_D4C28_bs16ps64_lr1e-3",
-    "authors-int8-qat": "base7_D4C28_bs16ps64_lr1e-3_qat",
+    "authors-int8-ptq": "base7_D4C28_bs16ps64_lr1e-3", "authors-int8-qat": "base7_D4C28_bs16ps64_lr1e-3_qat",
     "authors-int8-ptq-time": "base7_D4C28_bs16ps64_lr1e-3_time",
     "authors-int8-qat-time": "base7_D4C28_bs16ps64_lr1e-3_qat_time",
 }
@@ -85,12 +84,8 @@ class Dataset:
 
 # The sets that registry.csv lists file by file, and their titles.
 _LISTED = {
-    "set5": "Set5",
-    "set14": "Set14",
-    "bsd100": "BSD100",
-    "urban100": "Urban100",
-    "train": "BSDS500 train and test, and 19 CC0 photos",
-    "authors": "the authors' four published .tflite files",
+    "set5": "Set5", "set14": "Set14", "bsd100": "BSD100", "urban100": "Urban100",
+    "train": "BSDS500 train and test, and 19 CC0 photos", "authors": "the authors' four published .tflite files",
 }
 
 # DIV2K's official archives: name, sha256, image numbers, and what follows the number in a file's name.
@@ -136,10 +131,7 @@ def _div2k(name: str) -> Dataset:
 def dataset(name: str | Dataset) -> Dataset:
     """Look a data set up by its name, one of `DATASETS`; a `Dataset` of your own is returned as it is.
 
-    Raises
-    ------
-    DataError
-        If there is none of that name.
+    Raises `DataError` if there is none of that name.
     """
     if isinstance(name, Dataset):
         return name
@@ -184,10 +176,7 @@ def available(name: str | Dataset, root: Path | None = None) -> bool:
 def require(name: str | Dataset) -> None:
     """Make sure that a data set is at hand.
 
-    Raises
-    ------
-    DataError
-        If a file of it is missing, or there is no such set.
+    Raises `DataError` if a file of it is missing, or there is no such set.
     """
     if not available(name):
         raise DataError(
@@ -232,10 +221,7 @@ def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = Tru
 def verify(name: str | Dataset, root: Path | None = None) -> int:
     """Check the hash of every file of a data set below `root`; return how many there are.
 
-    Raises
-    ------
-    DataError
-        At the first file that is missing or wrong.
+    Raises `DataError` at the first file that is missing or wrong.
     """
     found, root = dataset(name), root or data_root()
     if found.members and available(found, root) and not (root / found.entries[0].path).is_file():
@@ -251,10 +237,7 @@ def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> 
 
     HR images are (H, W, 3) uint8, cropped to a multiple of `scale`. Grayscale files are repeated to RGB.
 
-    Raises
-    ------
-    DataError
-        If the set is unknown or has no images, or a file is missing or wrong.
+    Raises `DataError` if the set is unknown or has no images, or a file is missing or wrong.
     """
     found, root = dataset(name), root or data_root()
     if found.name == "authors":
@@ -277,10 +260,7 @@ def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> 
 def official_model(name: str, root: Path | None = None) -> Path:
     """The path of one of the authors' published models, by a name of `OFFICIAL` or its file name without ``.tflite``.
 
-    Raises
-    ------
-    DataError
-        If it is unknown, missing or wrong.
+    Raises `DataError` if it is unknown, missing or wrong.
     """
     entries = {Path(entry.path).stem: entry for entry in dataset("authors").entries}
     stem = OFFICIAL.get(name, name)
@@ -296,10 +276,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 def read_image(path: Path) -> Rgb:
     """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF file to (H, W, 3) uint8.
 
-    Raises
-    ------
-    DataError
-        If the file is not a readable image.
+    Raises `DataError` if the file is not a readable image.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
@@ -313,8 +290,7 @@ def _embedded(key: str) -> Rgb:
     import skimage.data
 
     loaders = {
-        "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
-        "hubble": skimage.data.hubble_deep_field,
+        "motorcycle": lambda: skimage.data.stereo_motorcycle()[0], "hubble": skimage.data.hubble_deep_field,
         "ihc": skimage.data.immunohistochemistry,
     }
     return np.asarray(loaders.get(key, lambda: getattr(skimage.data, key)())())[..., :3]

@@ -24,10 +24,7 @@ __all__ = ["bicubic_down", "bicubic_resize", "bicubic_up", "crop_to_multiple"]
 def crop_to_multiple(image: NDArray, scale: int) -> NDArray:
     """Crop the bottom and right of an (H, W, ...) image so that `scale` divides H and W.
 
-    Raises
-    ------
-    ValueError
-        If the image is smaller than `scale` in either direction.
+    Raises `ValueError` if the image is smaller than `scale` in either direction.
     """
     height, width = (n - n % scale for n in image.shape[:2])
     if height == 0 or width == 0:
@@ -41,10 +38,7 @@ def bicubic_down(hr: NDArray, scale: int) -> NDArray:
 
     Keeps the dtype: uint8 stays uint8, floats stay floats of any range.
 
-    Raises
-    ------
-    ValueError
-        If `scale` does not divide H and W.
+    Raises `ValueError` if `scale` does not divide H and W.
     """
     if hr.shape[0] % scale or hr.shape[1] % scale:
         raise ValueError(f"{hr.shape[1]}x{hr.shape[0]} pixels do not divide by {scale}: use crop_to_multiple first")
@@ -63,10 +57,7 @@ def bicubic_resize(image: NDArray, scale: Fraction) -> NDArray:
     passes; rounding after each pass instead moves Set5's bicubic PSNR by 0.003 dB. Floats are not
     rounded.
 
-    Raises
-    ------
-    TypeError
-        If the dtype is neither uint8 nor floating.
+    Raises `TypeError` if the dtype is neither uint8 nor floating.
     """
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"bicubic resizing takes uint8 or floating images, not {image.dtype}")

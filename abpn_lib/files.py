@@ -40,10 +40,7 @@ class BuildError(AbpnError):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also when the process is killed in between.
 
-    Raises
-    ------
-    OSError
-        If the folder cannot be written to, or is full: it names `path`, and nothing is left behind.
+    Raises `OSError` if the folder cannot be written to, or is full: it names `path`, and nothing is left behind.
     """
     if not path.parent.is_dir():
         # Said of the file that was asked for, not of the scratch file beside it.

@@ -59,13 +59,8 @@ def bicubic_upscaler(scale: int = 3) -> Upscale:
 
 
 def evaluate(
-    upscale: Upscale,
-    images: Iterable[tuple[str, Rgb]],
-    *,
-    scale: int = 3,
-    protocol: metrics.Protocol = metrics.AUTHORS,
-    with_ssim: bool = True,
-    workers: int = 1,
+    upscale: Upscale, images: Iterable[tuple[str, Rgb]], *, scale: int = 3,
+    protocol: metrics.Protocol = metrics.AUTHORS, with_ssim: bool = True, workers: int = 1,
 ) -> list[ImageScore]:
     """Score `upscale` on every (name, HR image); the scores come in the images' order.
 
@@ -88,13 +83,8 @@ def evaluate(
 
 
 def evaluate_all(
-    upscalers: Mapping[str, Upscale],
-    images: Iterable[tuple[str, Rgb]],
-    *,
-    scale: int = 3,
-    protocol: metrics.Protocol = metrics.AUTHORS,
-    with_ssim: bool = True,
-    workers: int = 1,
+    upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], *, scale: int = 3,
+    protocol: metrics.Protocol = metrics.AUTHORS, with_ssim: bool = True, workers: int = 1,
 ) -> dict[str, list[ImageScore]]:
     """`evaluate` for several models by their names: each image is read and made smaller once for all of them."""
     if workers < 1:
@@ -114,10 +104,7 @@ def evaluate_all(
 def summary(scores: Sequence[ImageScore]) -> Summary:
     """The means over images.
 
-    Raises
-    ------
-    DataError
-        If there are no scores.
+    Raises `DataError` if there are no scores.
     """
     if not scores:
         raise DataError("there are no scores to take a mean of")
@@ -136,22 +123,15 @@ def lines_of(subject: str, scores: Sequence[ImageScore]) -> list[str]:
 
 
 def records_of(
-    scores: Sequence[ImageScore],
-    context: Context,
-    subject: str,
-    dataset: str,
-    protocol: metrics.Protocol = metrics.AUTHORS,
-    model_sha256: str = "",
+    scores: Sequence[ImageScore], context: Context, subject: str, dataset: str,
+    protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "",
 ) -> list[Record]:
     """The mean PSNR ("psnr", dB) and, where it was asked for, SSIM ("ssim") of a model on a data set.
 
     `subject` is the model's name ("bicubic" for none), `dataset` the set's; the spread is the least and
     the greatest image.
 
-    Raises
-    ------
-    DataError
-        If there are no scores.
+    Raises `DataError` if there are no scores.
     """
     mean = summary(scores)
     conditions = {"dataset": dataset, "protocol": protocol.name}
@@ -169,20 +149,12 @@ def records_of(
 
 
 def records_of_images(
-    scores: Iterable[ImageScore],
-    names: Iterable[str],
-    context: Context,
-    subject: str,
-    dataset: str,
-    protocol: metrics.Protocol = metrics.AUTHORS,
-    model_sha256: str = "",
+    scores: Iterable[ImageScore], names: Iterable[str], context: Context, subject: str, dataset: str,
+    protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "",
 ) -> list[Record]:
     """The PSNR and SSIM of single images, named by the further condition "image" (Figure 3 shows two).
 
-    Raises
-    ------
-    DataError
-        If a name is not among the scores.
+    Raises `DataError` if a name is not among the scores.
     """
     by_name = {score.name: score for score in scores}
     records = []
@@ -223,10 +195,7 @@ _NO_COLUMNS = ("steps", "halve_at")
 def model_path(name: str) -> Path:
     """The file of a shipped model, of one of the authors' (`datasets.OFFICIAL`), or at a path.
 
-    Raises
-    ------
-    DataError, ModelError
-        If there is none.
+    Raises `DataError` or `ModelError` if there is none.
     """
     return datasets.official_model(name) if name in datasets.OFFICIAL else models.find(name)
 
@@ -240,10 +209,8 @@ def score_models(
     `names` maps subjects to what `model_path` takes, or to "bicubic", which has no file. `raw` reads integer output as
     pixels, without its scale.
 
-    Raises
-    ------
-    InputError, DataError, ModelError
-        If the models enlarge by different factors, or a model or image is missing or wrong.
+    Raises `InputError` or `DataError` or `ModelError` if the models enlarge by different factors, or a model or image
+    is missing or wrong.
     """
     from abpn_lib.tflite.upscaler import Upscaler
 

@@ -43,10 +43,7 @@ def psnr(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protoc
 
     The squared error is averaged over all pixels and channels together. Equal images give inf.
 
-    Raises
-    ------
-    ValueError
-        If shapes differ, the dtype is not uint8, or the border leaves nothing to compare.
+    Raises `ValueError` if shapes differ, the dtype is not uint8, or the border leaves nothing to compare.
     """
     from skimage.metrics import peak_signal_noise_ratio
 
@@ -61,10 +58,7 @@ def ssim(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protoc
 
     An 11x11 Gaussian window with sigma 1.5 and population covariance, as in Wang et al.
 
-    Raises
-    ------
-    ValueError
-        As `psnr`, and if a side is under 11 pixels after the crop.
+    Raises `ValueError`: as `psnr`, and if a side is under 11 pixels after the crop.
     """
     from skimage.metrics import structural_similarity
 

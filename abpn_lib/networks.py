@@ -207,10 +207,7 @@ def _fsrcnn(lr: tf.Tensor, name: str, scale: int, convolution: _Convolutions) ->
 def chain(model: keras.Model) -> list[keras.layers.Conv2D]:
     """The convolutions of a plain chain in order, each but the last with a ReLU and read by the next alone.
 
-    Raises
-    ------
-    ModelError
-        If the network is no such chain: FSRL, FSRCNN, leaky ReLUs, a batch normalisation.
+    Raises `ModelError` if the network is no such chain: FSRL, FSRCNN, leaky ReLUs, a batch normalisation.
     """
     if not is_chain(model):
         raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs")

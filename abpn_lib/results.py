@@ -189,10 +189,7 @@ def _holds(record: Record, column: str, wanted: Any) -> bool:
 def find(quantity: str, records: Iterable[Record], **where: Any) -> Record:
     """The first record that `frame` would have a row of.
 
-    Raises
-    ------
-    DataError
-        If there is none.
+    Raises `DataError` if there is none.
     """
     hits = select(quantity, records, **where)
     if not hits:
@@ -225,10 +222,7 @@ def save(path: Path, records: Iterable[Record]) -> None:
 def load(path: Path, kind: Kind = "recorded") -> list[Record]:
     """Read one JSON file of records.
 
-    Raises
-    ------
-    DataError
-        If it is not such a file, or a value in it cannot have been measured.
+    Raises `DataError` if it is not such a file, or a value in it cannot have been measured.
     """
     try:
         if not path.is_file():

@@ -38,7 +38,8 @@ native = pytest.mark.skipif(
     reason="needs Linux, a C compiler and LiteRT's shared library",
 )
 emulated = pytest.mark.skipif(
-    not PREFIX, reason="needs qemu-user and a folder that `python -m tools.arm64 --prepare` filled: name it in ABPN_ARM64_PREFIX"
+    not PREFIX,
+    reason="needs qemu-user, and in ABPN_ARM64_PREFIX a folder that `python -m tools.arm64 --prepare` filled",
 )
 
 # Takes qemu's options, and starts the guest as it is. 70000 instructions before the first invoke, 5000 in each one.

@@ -146,6 +146,7 @@ def test_without_the_data_the_remedy_is_named(tmp_path, monkeypatch) -> None:
 at_hand = datasets.available("urban100") and datasets.available("authors")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not at_hand, reason="Urban100 or the authors' models are not there: set ABPN_DATA")
 def test_figure_3_is_searched_as_recorded(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(crops, "_PLAN", ((0, "imresize", 3, "rgb", 1), (0, "imresize", 4, "rgb", 1)))

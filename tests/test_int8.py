@@ -279,6 +279,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(finished: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_networks_and_depths_are_exported_for_timing(tmp_path: Path) -> None:
     depths = int8.build_depths(tmp_path / "depths", [0], height=12, width=16)
     counts = {pairs: graph.operator_names(path.read_bytes()).count("CONV_2D") for pairs, path in depths.items()}

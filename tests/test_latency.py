@@ -258,6 +258,7 @@ def test_a_copy_of_one_size_computes_what_the_resized_model_does(name: str, tmp_
         latency.fixed_copy(fixed, "48x32")
 
 
+@pytest.mark.slow
 def test_exports_for_timing_have_one_size(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow_model_optimization", reason="INT8 export needs abpn-lib[quantize]")
     from abpn_lib.int8 import export

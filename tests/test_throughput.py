@@ -66,6 +66,7 @@ def test_ratios_are_recorded_where_both_sides_were_measured() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_choice_of_ways_is_measured_in_every_round(cat: np.ndarray) -> None:
     rates = throughput.measure([cat], TINY, ["pipeline-plain"])
     assert list(rates) == ["pipeline-plain"]
@@ -96,6 +97,7 @@ def test_the_plain_way_gives_pairs_like_ours_from_arrays_and_from_files(cat: np.
             np.testing.assert_allclose(small, bicubic_down(large, 3).clip(0, 1), atol=0.5 / 255 + 1e-6)
 
 
+@pytest.mark.slow
 def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism() -> None:
     # In a process of its own: op determinism cannot be turned off again.
     script = """
@@ -116,6 +118,7 @@ for step, (lr, hr) in enumerate(made, start=3):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_batches_are_made_beside_the_steps_under_determinism() -> None:
     # While one step is under way, the next batches come to be; without that this waits for ever, and is stopped.
     script = """
@@ -164,6 +167,7 @@ def test_images_smaller_than_a_patch_are_refused(cat: np.ndarray) -> None:
         throughput.measure([cat], throughput.Setting())
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_says_why() -> None:
     # An image that no PNG can hold.
     with pytest.raises(throughput.BuildError, match="pipeline-files failed"):

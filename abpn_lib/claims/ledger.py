@@ -84,10 +84,7 @@ def claims() -> tuple[Claim, ...]:
 def claim(id: str) -> Claim:
     """One claim by its id.
 
-    Raises
-    ------
-    InputError
-        If there is none.
+    Raises `InputError` if there is none.
     """
     if id not in _claims():
         raise InputError(f"no claim is called {id!r}; `abpn claims` lists them")

@@ -45,20 +45,12 @@ def export_float(model: keras.Model, path: Path, form: Export = Export()) -> Non
 
 
 def export_int8(
-    model: keras.Model,
-    ranges: ptq.Ranges,
-    path: Path,
-    form: Export = Export(),
-    *,
-    per_channel: bool = True,
+    model: keras.Model, ranges: ptq.Ranges, path: Path, form: Export = Export(), *, per_channel: bool = True,
     clip: bool = True,
 ) -> None:
     """Write a [0, 1] network and its ranges as a full-integer .tflite, checked before it is kept.
 
-    Raises
-    ------
-    ModelError
-        If a range is missing, or the file is not full-integer in the form described above.
+    Raises `ModelError` if a range is missing, or the file is not full-integer in the form described above.
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
@@ -88,10 +80,7 @@ def networks_for_latency(
     Weights are the shipped ones where there are any, else the initial ones, and ranges come from noise: time does
     not depend on the values. Files that are there already are kept.
 
-    Raises
-    ------
-    InputError
-        If a name is unknown.
+    Raises `InputError` if a name is unknown.
     """
     there = (*networks.NETWORKS, *networks.FSRCNN_VARIANTS)
     unknown = [name for name in names if name not in there]

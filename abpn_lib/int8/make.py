@@ -22,21 +22,10 @@ FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
 
 
 def make_models(
-    run_folder: Path,
-    out: Path,
-    context: results.Context,
-    *,
-    name: str | None = None,
-    network: str | None = None,
-    forms: Sequence[str] | None = None,
-    calibrate: str = "train",
-    images: int = 32,
-    equalize: bool = False,
-    gptq: bool = False,
-    qat_recipe: str | None = None,
-    qat_fields: Mapping[str, Any] | None = None,
-    validate_on: str = "embedded",
-    **options: Any,
+    run_folder: Path, out: Path, context: results.Context, *, name: str | None = None, network: str | None = None,
+    forms: Sequence[str] | None = None, calibrate: str = "train", images: int = 32, equalize: bool = False,
+    gptq: bool = False, qat_recipe: str | None = None, qat_fields: Mapping[str, Any] | None = None,
+    validate_on: str = "embedded", **options: Any,
 ) -> list[Path]:
     """Write models of a finished run: ``NAME-FORM.tflite``, and ``NAME.npz`` beside the float one.
 

@@ -35,10 +35,7 @@ def ranged_layers(model: keras.Model) -> list[str]:
 def calibrate(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> dict[str, tuple[float, float]]:
     """Measure every activation's least and greatest value over LR (H, W, 3) uint8 images.
 
-    Raises
-    ------
-    ModelError
-        If there are no images, or the network's output is not finite.
+    Raises `ModelError` if there are no images, or the network's output is not finite.
     """
     names = ranged_layers(model)
     probe = keras.Model(model.input, [model.get_layer(name).output for name in names])
@@ -60,10 +57,7 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     multiplied with. A layer's widest channel keeps its values: QAT's steps have one size for all layers, so
     that no layer's values may become small as a whole. The network given is not changed.
 
-    Raises
-    ------
-    ModelError
-        If the network is not a chain of convolutions and ReLUs, or there are no images.
+    Raises `ModelError` if the network is not a chain of convolutions and ReLUs, or there are no images.
 
     References
     ----------
@@ -96,10 +90,7 @@ def gptq(
     8 bits, comes last. A channel's greatest weight keeps its value, so that the scale of the export, one per output
     channel, is the scale assumed here. The network given is not changed.
 
-    Raises
-    ------
-    ModelError
-        If the network is not a chain of convolutions and ReLUs, or there are no images.
+    Raises `ModelError` if the network is not a chain of convolutions and ReLUs, or there are no images.
 
     References
     ----------

@@ -76,12 +76,7 @@ class _Config(tfmot.quantization.keras.QuantizeConfig):
 
 
 def fake_quantize(
-    model: keras.Model,
-    ranges: ptq.Ranges,
-    *,
-    top: float = 1.0,
-    per_channel: bool = True,
-    clip: bool = True,
+    model: keras.Model, ranges: ptq.Ranges, *, top: float = 1.0, per_channel: bool = True, clip: bool = True,
     learn: bool = False,
 ) -> keras.Model:
     """Clone a network with fake quantisation everywhere, its activations at `ranges` times `top`.
@@ -89,10 +84,7 @@ def fake_quantize(
     The clone has its own copies of the weights, and takes values in [0, top]. With `learn` the ranges
     follow the data as a moving average (QAT); without, they are fixed (export).
 
-    Raises
-    ------
-    ModelError
-        If a layer has no range.
+    Raises `ModelError` if a layer has no range.
     """
     missing = sorted(set(ptq.ranged_layers(model)) - set(ranges))
     if missing:
@@ -136,11 +128,7 @@ class _InputQuantizer(keras.layers.Layer):
 
 
 def train_qat(
-    model: keras.Model,
-    ranges: ptq.Ranges,
-    recipe: Recipe,
-    hr_images: Iterable[NDArray[np.uint8]],
-    folder: Path,
+    model: keras.Model, ranges: ptq.Ranges, recipe: Recipe, hr_images: Iterable[NDArray[np.uint8]], folder: Path,
     **options: Any,
 ) -> tuple[keras.Model, dict[str, tuple[float, float]]]:
     """Quantisation-aware training from a trained network and its calibrated ranges (section 4.3).

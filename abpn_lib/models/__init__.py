@@ -40,10 +40,7 @@ class Model:
 def catalogue() -> list[Model]:
     """All shipped models, by name.
 
-    Raises
-    ------
-    ModelError
-        If a model's provenance is missing or cannot be read.
+    Raises `ModelError` if a model's provenance is missing or cannot be read.
     """
     return [_read(path) for path in sorted(_FOLDER.glob("*.tflite"), key=lambda path: path.stem)]
 
@@ -51,10 +48,7 @@ def catalogue() -> list[Model]:
 def find(name_or_path: str) -> Path:
     """The path of a shipped model by its name, or of any .tflite file.
 
-    Raises
-    ------
-    ModelError
-        If it is neither.
+    Raises `ModelError` if it is neither.
     """
     shipped = _FOLDER / f"{name_or_path}.tflite"
     if shipped.is_file():
@@ -68,10 +62,7 @@ def find(name_or_path: str) -> Path:
 def weights(network: str) -> Path:
     """The path of a network's shipped float weights (.npz).
 
-    Raises
-    ------
-    ModelError
-        If none are shipped.
+    Raises `ModelError` if none are shipped.
     """
     path = _FOLDER / f"{network}.npz"
     if not path.is_file():

@@ -106,10 +106,7 @@ def fix_size(content: bytes, height: int, width: int, *, batch: int = 1) -> byte
 
     What an any-size graph computes from the image's size becomes a constant.
 
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, or its network does not take that size.
+    Raises `ModelError` if the file cannot be read, or its network does not take that size.
     """
     size = f"{batch} image(s) of {width}x{height}"
     if min(height, width, batch) < 1:
@@ -144,10 +141,7 @@ def with_int8_interface(content: bytes) -> bytes:
 
     The QUANTIZE at either end, which only subtracts or adds 128, goes.
 
-    Raises
-    ------
-    ModelError
-        If the file has not a QUANTIZE from uint8 to int8 at its start and one back at its end.
+    Raises `ModelError` if the file has not a QUANTIZE from uint8 to int8 at its start and one back at its end.
     """
     model = read(content)
     graph = model.subgraphs[0]
@@ -167,10 +161,7 @@ def with_int8_interface(content: bytes) -> bytes:
 def operator_alone(content: bytes, position: int) -> bytes:
     """One operator as a network of its own: its constants stay constants, its other inputs become the network's.
 
-    Raises
-    ------
-    ModelError
-        If there is no such operator.
+    Raises `ModelError` if there is no such operator.
     """
     model = read(content)
     graph = model.subgraphs[0]
@@ -191,10 +182,7 @@ def unfused(content: bytes) -> bytes:
     The exported graph has a frozen 1x1 convolution instead of the copies, and leaves the clip to the saturation of the
     addition's output. Both give the same bits.
 
-    Raises
-    ------
-    ModelError
-        If the file is not an ABPN that this library exported in INT8.
+    Raises `ModelError` if the file is not an ABPN that this library exported in INT8.
     """
     model = read(content)
     graph = model.subgraphs[0]

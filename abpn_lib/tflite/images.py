@@ -36,10 +36,7 @@ READABLE = (*dict.fromkeys(FORMATS.values()), "GIF")
 def open_image(path: Path) -> Image.Image:
     """Read an image file whole (of an animation, its first frame).
 
-    Raises
-    ------
-    InputError
-        If there is no such file, it is not an image, it is broken, or it has more than `MAX_PIXELS`.
+    Raises `InputError` if there is no such file, it is not an image, it is broken, or it has more than `MAX_PIXELS`.
     """
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, not an image' if path.is_dir() else 'there is no such file'}")
@@ -72,11 +69,8 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Which file becomes which: one image, or all images of a folder, each a PNG kept apart by its name.
 
-    Raises
-    ------
-    InputError
-        If there is no image, two would become one file, one would be overwritten by its own enlargement, or the
-        target cannot be written.
+    Raises `InputError` if there is no image, two would become one file, one would be overwritten by its own
+    enlargement, or the target cannot be written.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist: name an image or a folder of images")
@@ -145,12 +139,8 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def upscale_image(
-    upscaler: Upscaler,
-    image: Image.Image,
-    *,
-    tile: int | None = 256,
-    progress: Callable[[int, int], None] | None = None,
-    memory: int | None = None,
+    upscaler: Upscaler, image: Image.Image, *, tile: int | None = 256,
+    progress: Callable[[int, int], None] | None = None, memory: int | None = None,
 ) -> Image.Image:
     """Enlarge a Pillow image of any mode, turned upright by its EXIF orientation.
 

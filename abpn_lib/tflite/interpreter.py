@@ -20,10 +20,7 @@ Kernels = Literal["xnnpack", "builtin"]
 
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
-_RESOLVERS = {
-    "xnnpack": OpResolverType.AUTO,
-    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-}
+_RESOLVERS = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
 _ANNOUNCED = threading.Event()
 _LOCK = threading.Lock()
 

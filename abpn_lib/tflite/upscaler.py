@@ -69,10 +69,7 @@ class Upscaler:
     output_quantization
         (scale, zero point) of the output; (0.0, 0) for a float one.
 
-    Raises
-    ------
-    ModelError
-        If the file is not such a model.
+    Raises `ModelError` if the file is not such a model.
     """
 
     def __init__(self, model: Path, *, threads: int = 1, kernels: Kernels = "xnnpack", raw: bool = False) -> None:

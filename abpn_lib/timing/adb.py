@@ -39,9 +39,7 @@ def run(words: Sequence[str], seconds: float = _SECONDS) -> Done:
 
 _ACCEPT = "accept the prompt on the phone that asks to allow USB debugging, and try again"
 _REMEDIES = {
-    "unauthorized": _ACCEPT,
-    "authorizing": _ACCEPT,
-    "offline": "unplug it, plug it in again, and wake it up",
+    "unauthorized": _ACCEPT, "authorizing": _ACCEPT, "offline": "unplug it, plug it in again, and wake it up",
     "no permissions": "give your user the right to open it (udev rules; Debian's android-sdk-platform-tools-common)",
 }
 

@@ -133,10 +133,8 @@ class Run:
 def find(serial: str | None = None, *, adb: Adb = run) -> Phone:
     """The phone of that serial number (else the one ANDROID_SERIAL names, else the only one there is).
 
-    Raises
-    ------
-    DeviceError
-        If adb is not installed, there is no such phone, there are several, or it cannot be used as it is.
+    Raises `DeviceError` if adb is not installed, there is no such phone, there are several, or it cannot be used as
+    it is.
     """
     serial = serial or os.environ.get("ANDROID_SERIAL") or None
     states = devices(adb)
@@ -256,11 +254,8 @@ def follow(
     rounds
         The least number of timed runs; the tool repeats for a second at least, and stops after 150 seconds.
 
-    Raises
-    ------
-    DeviceError
-        If the phone goes away or has no space left, the tool cannot run on it, or no model could. Runs that were
-        yielded hold.
+    Raises `DeviceError` if the phone goes away or has no space left, the tool cannot run on it, or no model could.
+    Runs that were yielded hold.
     """
     shell, ran = phone.shell, False
     versions = {"android": phone.android, "benchmark_model": f"sha256 {sha256(tool)}"}

@@ -201,10 +201,7 @@ def time_nodes(
     size. Nodes in `without` are left out. `concat9` also times "node-concat9-lr", which joins nine images of a third
     of the size (S7), and `beside` are models that are run in the same rounds, on images of a third of the size.
 
-    Raises
-    ------
-    DeviceError
-        If a node is too small for its time to be told from the copying.
+    Raises `DeviceError` if a node is too small for its time to be told from the copying.
     """
     width, height = sides(size)
     small, prefix = f"{width // 3}x{height // 3}", "node" if precision == "int8" else "float"

@@ -115,17 +115,11 @@ def _function(node: str, height: int, width: int, channels: int, rng: np.random.
     enlarged = (height // _SCALE * _SCALE, width // _SCALE * _SCALE)
     parts = next(n for n in range(2, channels + 1) if channels % n == 0)
     functions: dict[str, Callable[..., Any]] = {
-        "split": lambda x: tf.split(x, parts, axis=-1),
-        "concat": lambda a, b: tf.concat([a, b], axis=-1),
-        "concat9": lambda x: tf.concat([x] * 9, axis=-1),
-        "add": lambda a, b: a + b,
-        "multiply": lambda a, b: a * b,
+        "split": lambda x: tf.split(x, parts, axis=-1), "concat": lambda a, b: tf.concat([a, b], axis=-1),
+        "concat9": lambda x: tf.concat([x] * 9, axis=-1), "add": lambda a, b: a + b, "multiply": lambda a, b: a * b,
         "max-pool": lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True),
-        "average-pool": lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True),
-        "conv3": convolution(3),
-        "conv1": convolution(1),
-        "relu": tf.nn.relu,
-        "leaky-relu": lambda x: tf.nn.leaky_relu(x, 0.2),
+        "average-pool": lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True), "conv3": convolution(3),
+        "conv1": convolution(1), "relu": tf.nn.relu, "leaky-relu": lambda x: tf.nn.leaky_relu(x, 0.2),
         "nearest": lambda x: tf.image.resize(x, enlarged, method="nearest"),
         "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
     }

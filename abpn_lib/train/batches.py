@@ -21,10 +21,7 @@ class Patches:
 
     An image is drawn in proportion to its area times its weight (1 if no weights are given).
 
-    Raises
-    ------
-    InputError
-        If no image is as large as a patch.
+    Raises `InputError` if no image is as large as a patch.
     """
 
     def __init__(
@@ -88,9 +85,7 @@ def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
     def make(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # A function with state would be run alone, and nothing ahead, once op determinism is on.
         lr, hr = tf.numpy_function(
-            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)),
-            [step],
-            (tf.float32, tf.float32),
+            lambda k: batch_at(patches, recipe.batch, recipe.seed, int(k)), [step], (tf.float32, tf.float32),
             stateful=False,
         )
         return tf.ensure_shape(lr, lr_shape), tf.ensure_shape(hr, hr_shape)

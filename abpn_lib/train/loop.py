@@ -41,10 +41,7 @@ Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 def build_start(recipe: Recipe) -> keras.Model:
     """The recipe's network with its initial weights.
 
-    Raises
-    ------
-    InputError
-        If the recipe starts from another run, for which there is `build_after`.
+    Raises `InputError` if the recipe starts from another run, for which there is `build_after`.
     """
     if recipe.init == "run":
         raise InputError("this recipe goes on from another run: name its folder (--after)")
@@ -62,10 +59,7 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
 
     With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
 
-    Raises
-    ------
-    InputError
-        If the folder holds no finished run, or one of another network.
+    Raises `InputError` if the folder holds no finished run, or one of another network.
     """
     first = read_run(folder).recipe
     for field in ("network", "scale", "pairs"):
@@ -94,16 +88,9 @@ def pixel_psnr(model: keras.Model, pairs: Iterable[tuple[NDArray[np.uint8], NDAr
 
 
 def train(
-    recipe: Recipe,
-    hr_images: Iterable[NDArray[np.uint8]],
-    folder: Path,
-    *,
-    model: keras.Model | None = None,
-    validation: Validation | None = None,
-    save_every: int = 500,
-    progress: bool = True,
-    strategy: tf.distribute.Strategy | None = None,
-    each_step: Callable[[tf.Tensor], None] | None = None,
+    recipe: Recipe, hr_images: Iterable[NDArray[np.uint8]], folder: Path, *, model: keras.Model | None = None,
+    validation: Validation | None = None, save_every: int = 500, progress: bool = True,
+    strategy: tf.distribute.Strategy | None = None, each_step: Callable[[tf.Tensor], None] | None = None,
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
 
@@ -118,11 +105,8 @@ def train(
     (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
     was killed at any moment goes on from its last checkpoint and ends in the same bits.
 
-    Raises
-    ------
-    InputError
-        If the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices cannot share
-        a batch equally.
+    Raises `InputError` if the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices
+    cannot share a batch equally.
     """
     shown = list(with_rescaled_copies(hr_images, recipe))
     patches = Patches((hr for hr, _ in shown), recipe.scale, recipe.patch, [weight for _, weight in shown])
@@ -145,13 +129,8 @@ def train(
     started = time.perf_counter()
     done_before = float(rows[-1]["seconds"]) if rows else 0.0
     bar = tqdm(
-        strategy.experimental_distribute_dataset(batches(patches, recipe, first)),
-        total=recipe.steps,
-        initial=first,
-        unit="step",
-        desc=recipe.network,
-        disable=not progress,
-        mininterval=1.0,
+        strategy.experimental_distribute_dataset(batches(patches, recipe, first)), total=recipe.steps, initial=first,
+        unit="step", desc=recipe.network, disable=not progress, mininterval=1.0,
     )
     for step, (lr, hr) in enumerate(bar, start=first + 1):
         # Reading its value would make the host wait for the device at every step.
@@ -184,10 +163,8 @@ def run(
     `after` is the finished run that it goes on from. At each checkpoint the images of `validate_on` are scored
     ("": none).
 
-    Raises
-    ------
-    InputError, DataError
-        If the recipe, the folder or the run gone on from do not fit, or images are missing.
+    Raises `InputError` or `DataError` if the recipe, the folder or the run gone on from do not fit, or images are
+    missing.
     """
     if after and recipe.init != "run":
         recipe = replace(recipe, init="run", revive=True)
@@ -234,9 +211,7 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
         values = [recipe.lr / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
     average: dict[str, Any] = {
-        "use_ema": recipe.ema_decay > 0,
-        "ema_momentum": recipe.ema_decay or 0.99,
-        "ema_overwrite_frequency": None,
+        "use_ema": recipe.ema_decay > 0, "ema_momentum": recipe.ema_decay or 0.99, "ema_overwrite_frequency": None,
     }
     if recipe.optimizer == "soap":
         average |= {"bias_lr_factor": recipe.bias_lr_factor, "first_layer_lr_factor": recipe.first_layer_lr_factor}
@@ -269,19 +244,13 @@ def _not_finite(step: int) -> DataError:
 
 
 def _log_row(
-    step: int,
-    losses: list[tf.Tensor],
-    optimizer: keras.optimizers.Optimizer,
-    model: keras.Model,
-    validation: Validation | None,
-    seconds: float,
+    step: int, losses: list[tf.Tensor], optimizer: keras.optimizers.Optimizer, model: keras.Model,
+    validation: Validation | None, seconds: float,
 ) -> dict[str, str]:
     return {
-        "step": str(step),
-        "loss": f"{np.mean([float(loss) for loss in losses]):.6f}",
+        "step": str(step), "loss": f"{np.mean([float(loss) for loss in losses]):.6f}",
         "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
-        "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
-        "seconds": f"{seconds:.1f}",
+        "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "", "seconds": f"{seconds:.1f}",
     }
 
 

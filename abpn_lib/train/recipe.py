@@ -64,10 +64,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
     With another number of steps the halvings keep their place in the whole, and the warm-up takes at
     most a tenth of it.
 
-    Raises
-    ------
-    InputError
-        If there is no such recipe, its file names a field that is none, or a value is out of range.
+    Raises `InputError` if there is no such recipe, its file names a field that is none, or a value is out of range.
     """
     if name not in names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
@@ -83,10 +80,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
 def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its fields as a file has them; `where` names the file.
 
-    Raises
-    ------
-    InputError
-        If one is unknown or of another type.
+    Raises `InputError` if one is unknown or of another type.
     """
     types = get_type_hints(Recipe)
     known = {entry.name for entry in fields(Recipe)}

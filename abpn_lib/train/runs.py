@@ -46,10 +46,7 @@ def save_weights(model: keras.Model, path: Path) -> None:
 def load_weights(model: keras.Model, path: Path) -> None:
     """Read weights written by `save_weights` into a network of the same shape, in place.
 
-    Raises
-    ------
-    DataError
-        If the file is not one of this network's, or holds a number that is not finite.
+    Raises `DataError` if the file is not one of this network's, or holds a number that is not finite.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
@@ -78,14 +75,9 @@ def write_provenance(
     """
     log = list(read_log(folder))
     provenance = {
-        "recipe": asdict(recipe),
-        "data": {"name": recipe.data, "registry_sha256": datasets.fingerprint(recipe.data)},
-        "seed": recipe.seed,
-        "steps": recipe.steps,
-        "wall_seconds": log[-1]["seconds"],
-        "threads": threads,
-        **asdict(context),
-        "log": log,
+        "recipe": asdict(recipe), "data": {"name": recipe.data, "registry_sha256": datasets.fingerprint(recipe.data)},
+        "seed": recipe.seed, "steps": recipe.steps, "wall_seconds": log[-1]["seconds"], "threads": threads,
+        **asdict(context), "log": log,
     }
     if after:
         provenance["started_from"] = {**read_run(after).provenance, "weights_sha256": sha256(after / "weights.npz")}
@@ -95,10 +87,7 @@ def write_provenance(
 def read_run(folder: Path) -> Run:
     """Read a run that `train` has finished and `write_provenance` described.
 
-    Raises
-    ------
-    DataError
-        If the folder holds no finished run.
+    Raises `DataError` if the folder holds no finished run.
     """
     try:
         provenance = json.loads((folder / "provenance.json").read_text())
@@ -131,10 +120,8 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
     one valley of the loss, and the mean is often better than each. Its provenance is the first one's, and names
     every part.
 
-    Raises
-    ------
-    InputError
-        If a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run already.
+    Raises `InputError` if a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run
+    already.
 
     References
     ----------
@@ -174,10 +161,7 @@ def _arrays(path: Path) -> dict[str, NDArray]:
 def records_of_run(folder: Path) -> list[results.Record]:
     """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name.
 
-    Raises
-    ------
-    DataError
-        If the folder holds no finished run.
+    Raises `DataError` if the folder holds no finished run.
     """
     run = read_run(folder)
     made, context = run.provenance, _context_of(run)
@@ -196,10 +180,7 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
 
     None for networks where a channel's silence cannot be told from its convolution's output, and for QAT.
 
-    Raises
-    ------
-    DataError
-        If the folder holds no finished run.
+    Raises `DataError` if the folder holds no finished run.
     """
     run = read_run(folder)
     quantised = any("quant" in name for name in _arrays(folder / "weights.npz"))

@@ -42,16 +42,8 @@ class Soap(keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self,
-        learning_rate: Any = 3e-3,
-        *,
-        momentum: float = 0.9,
-        second: float = 0.95,
-        covariance: float = 0.95,
-        every: int = 10,
-        bias_lr_factor: float = 1.0,
-        first_layer_lr_factor: float = 1.0,
-        name: str = "Soap",
+        self, learning_rate: Any = 3e-3, *, momentum: float = 0.9, second: float = 0.95, covariance: float = 0.95,
+        every: int = 10, bias_lr_factor: float = 1.0, first_layer_lr_factor: float = 1.0, name: str = "Soap",
         **options: Any,
     ) -> None:
         super().__init__(name=name, **{"jit_compile": False, **options})

@@ -1,4 +1,4 @@
-/** Medians with intervals, and the records that `abpn claims --add` reads; as in `abpn_lib.latency` and `results`. */
+/** Medians with intervals, and the records that `abpn claims --add` reads; as in `abpn_lib.timing.rounds` and `results`. */
 
 /**
  * The median, and the two order statistics that hold the true one with at least 95 %, whatever the distribution.

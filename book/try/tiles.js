@@ -1,5 +1,5 @@
 /**
- * Cutting an image into overlapping tiles, by the rule of `abpn_lib.runtime`: every pixel that is kept saw what it would
+ * Cutting an image into overlapping tiles, by the rule of `abpn_lib.tflite.upscaler`: every pixel that is kept saw what it would
  * have seen in the whole image, so that the joined result equals the untiled one bit for bit.
  */
 
