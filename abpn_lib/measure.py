@@ -240,7 +240,7 @@ def latency(
         if importlib.util.find_spec("tensorflow_model_optimization"):
             from abpn_lib.int8 import export
 
-            precision: Any = "fp32" if form == "fp32" else "int8"
+            precision: Any = "fp32" if form.startswith("fp32") else "int8"
             made = export.networks_for_latency(Path(scratch), names, height=height, width=width, kind=precision)
             deep = export.build_depths(Path(scratch), depths, height=height, width=width)
             files = {f"{name}-{form}": path for name, path in made.items()}
