@@ -77,30 +77,21 @@ def write_and_print(records: Iterable[Record], options: argparse.Namespace, *lin
     if options.out:
         results.save(options.out, found)
     if options.json:
-        print(json.dumps([_plain(record) for record in found], indent=1))
+        print(json.dumps([record.row for record in found], indent=1))
     elif lines:
         print(*lines, sep="\n")
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    """A record as one row: its columns, and what its file says once for all."""
-    row = asdict(record)
-    return {**{key: value for key, value in row.items() if key not in ("columns", "context")}, **row["columns"],
-            **row["context"]}
-
-
-# Kinds of option
-
-
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
-) -> argparse.ArgumentParser:
+) -> Callable[..., Any]:
+    """Add a command, and return what adds an option to it."""
     command = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=run)
-    return command
+    return command.add_argument
 
 
 def _positive(most: int = 1_000_000) -> Callable[[str], int]:
@@ -123,8 +114,8 @@ def _file_to_write(text: str) -> Path:
     return path
 
 
-def _model_option(command: argparse.ArgumentParser, default: str | None = None, *, several: bool = False) -> None:
-    command.add_argument(
+def _model_option(add: Callable[..., Any], default: str | None = None, *, several: bool = False) -> None:
+    add(
         "--model", metavar="NAME|PATH", default=default, required=default is None,
         action="append" if several else "store",
         help="a name that `abpn models` lists, a .tflite file, or one of the authors' (authors-int8-qat, ...)"
@@ -132,27 +123,23 @@ def _model_option(command: argparse.ArgumentParser, default: str | None = None, 
     )
 
 
-def _runtime_options(command: argparse.ArgumentParser, threads: int | None = None) -> None:
+def _runtime_options(add: Callable[..., Any], threads: int | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    command.add_argument("--threads", type=_threads, default=threads or cores, help="threads of the interpreter")
-    _kernels_option(command)
+    add("--threads", type=_threads, default=threads or cores, help="threads of the interpreter")
+    add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
 
 
-def _kernels_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
+def _record_options(add: Callable[..., Any]) -> None:
+    add("--json", action="store_true", help="print records as JSON")
+    add("--out", type=_file_to_write, default=None, help="also write the records to this file")
 
 
-def _record_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print records as JSON")
-    command.add_argument("--out", type=_file_to_write, default=None, help="also write the records to this file")
-
-
-def _training_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--save-every", type=_positive(), default=500, help="steps between checkpoints")
-    command.add_argument("--validate-on", default="embedded", metavar="SET", help="what is scored at each checkpoint")
-    command.add_argument("--no-validation", action="store_true", help="score nothing at checkpoints")
-    command.add_argument("--threads", type=_threads, default=1, help="of TensorFlow; the bits of a run depend on it")
-    command.add_argument("--quiet", action="store_true", help="show no progress bar")
+def _training_options(add: Callable[..., Any]) -> None:
+    add("--save-every", type=_positive(), default=500, help="steps between checkpoints")
+    add("--validate-on", default="embedded", metavar="SET", help="what is scored at each checkpoint")
+    add("--no-validation", action="store_true", help="score nothing at checkpoints")
+    add("--threads", type=_threads, default=1, help="of TensorFlow; the bits of a run depend on it")
+    add("--quiet", action="store_true", help="show no progress bar")
 
 
 def _prepare_tensorflow(threads: int) -> None:
@@ -170,15 +157,10 @@ def _context(options: argparse.Namespace) -> Any:
     return results.Context.here(options.command_line)
 
 
-# abpn models
-
-
 def _add_models(commands: Any) -> None:
-    command = _command(commands, "models", _models, "list the shipped models", "abpn models --json")
-    command.add_argument("--json", action="store_true", help="print name, path, kind, sha256 and provenance as JSON")
-    command.add_argument(
-        "--out", type=_file_to_write, default=None, help="write their sizes and training steps as records"
-    )
+    add = _command(commands, "models", _models, "list the shipped models", "abpn models --json")
+    add("--json", action="store_true", help="print name, path, kind, sha256 and provenance as JSON")
+    add("--out", type=_file_to_write, default=None, help="write their sizes and training steps as records")
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -196,19 +178,16 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{model.name:20} {model.kind:9} {model.path.stat().st_size:7} bytes  {model.sha256[:12]}")
 
 
-# abpn upscale
-
-
 def _add_upscale(commands: Any) -> None:
     from abpn_lib.models import DEFAULT
 
-    command = _command(commands, "upscale", _upscale, "enlarge images", "abpn upscale photos/ -o large/")
-    command.add_argument("input", type=Path, help="an image, or a folder of images")
-    command.add_argument("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
-    _model_option(command, default=DEFAULT)
-    command.add_argument("--tile", type=_positive(8192), default=256, help="LR pixels a side processed at once")
-    _runtime_options(command)
-    command.add_argument("--quiet", action="store_true", help="show no progress bar")
+    add = _command(commands, "upscale", _upscale, "enlarge images", "abpn upscale photos/ -o large/")
+    add("input", type=Path, help="an image, or a folder of images")
+    add("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
+    _model_option(add, default=DEFAULT)
+    add("--tile", type=_positive(8192), default=256, help="LR pixels a side processed at once")
+    _runtime_options(add)
+    add("--quiet", action="store_true", help="show no progress bar")
 
 
 def _upscale(options: argparse.Namespace) -> None:
@@ -239,22 +218,17 @@ def _upscale(options: argparse.Namespace) -> None:
         raise InputError(f"{len(failures)} of {len(pairs)} images failed: {'; '.join(failures)}")
 
 
-# abpn export
-
-
 def _add_export(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "export", _export,
         "write an INT8 model in the form that a device wants: one size, uint8 or int8 images",
         "abpn export abpn-long-int8-ptq --size 640x360 --io int8 -o abpn.tflite",
     )
-    command.add_argument("model", metavar="NAME|PATH", help="a name that `abpn models` lists, or a .tflite file")
-    command.add_argument("-o", "--output", type=_file_to_write, required=True, help="the .tflite file to write")
-    command.add_argument("--size", default=None, help="LR width x height (default: any size)")
-    command.add_argument("--batch", type=_positive(1024), default=1, help="images at once; needs --size")
-    command.add_argument(
-        "--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128"
-    )
+    add("model", metavar="NAME|PATH", help="a name that `abpn models` lists, or a .tflite file")
+    add("-o", "--output", type=_file_to_write, required=True, help="the .tflite file to write")
+    add("--size", default=None, help="LR width x height (default: any size)")
+    add("--batch", type=_positive(1024), default=1, help="images at once; needs --size")
+    add("--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -276,36 +250,22 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(content)} bytes, {', '.join(operators)}")
 
 
-# abpn train, quantize, average, curves
-
-
 def _add_train(commands: Any) -> None:
     from abpn_lib.train import recipe
 
-    command = _command(
+    add = _command(
         commands, "train", _train, "train a network in FP32, or go on with a run that was stopped",
         "abpn train --recipe table2 --network abpn --out runs/abpn",
     )
-    command.add_argument("--recipe", default="table2", help=f"one of {', '.join(recipe.names())}")
-    for field in dataclasses.fields(recipe.Recipe):
-        _recipe_option(command, field)
-    command.add_argument(
+    add("--recipe", default="table2", help=f"one of {', '.join(recipe.names())}")
+    for option, how in recipe.options().items():
+        add(option, default=argparse.SUPPRESS, **how)
+    add(
         "--after", type=Path, default=None, metavar="RUN",
         help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)",
     )
-    command.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
-    _training_options(command)
-
-
-def _recipe_option(command: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
-    """One field of a recipe as an option; none for those that only a recipe's file can give."""
-    kinds: dict[str, Any] = {"int": int, "float": float, "str": str}
-    choices = re.findall(r"[\"']([\w-]+)[\"']", str(field.type))
-    if str(field.type) in kinds or choices:
-        command.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kinds.get(str(field.type), str), choices=choices or None,
-            default=argparse.SUPPRESS, help=f"{field.metadata['help']} (default: the recipe's)",
-        )
+    add("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
+    _training_options(add)
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -328,40 +288,34 @@ def _train(options: argparse.Namespace) -> None:
 def _add_quantize(commands: Any) -> None:
     from abpn_lib.train import recipe
 
-    command = _command(
+    add = _command(
         commands, "quantize", _quantize, "turn a training run into float32 and INT8 .tflite files",
         "abpn quantize --run runs/abpn --out models",
     )
-    command.add_argument(
-        "--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished"
-    )
-    command.add_argument("--out", type=Path, required=True, help="the folder to write the models to")
-    command.add_argument(
+    add("--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished")
+    add("--out", type=Path, required=True, help="the folder to write the models to")
+    add(
         "--form", action="append", choices=["fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat"], default=None,
         help="a file to write; again for more (fp32 and int8-ptq, and int8-qat with --qat); int8-ptq-tensor has one "
         "scale for each kernel",
     )
-    command.add_argument("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
-    command.add_argument("--images", type=_positive(10_000), default=32, help="how many to calibrate on, evenly spaced")
-    command.add_argument("--name", default=None, help="what the files' names begin with (default: the network's name)")
-    command.add_argument(
+    add("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
+    add("--images", type=_positive(10_000), default=32, help="how many to calibrate on, evenly spaced")
+    add("--name", default=None, help="what the files' names begin with (default: the network's name)")
+    add(
         "--network", default=None, help="a network that takes the run's weights: nearest those of abpn, as one function"
     )
     qat = [name for name in recipe.names() if name.startswith("qat-")]
-    command.add_argument(
-        "--qat", metavar="RECIPE", default=None, help=f"train quantisation-aware, by a recipe: {', '.join(qat)}"
-    )
-    command.add_argument(
-        "--equalize", action="store_true", help="first apply cross-layer equalisation (plain conv-ReLU chains only)"
-    )
-    command.add_argument(
+    add("--qat", metavar="RECIPE", default=None, help=f"train quantisation-aware, by a recipe: {', '.join(qat)}")
+    add("--equalize", action="store_true", help="first apply cross-layer equalisation (plain conv-ReLU chains only)")
+    add(
         "--gptq", action="store_true",
         help="PTQ per channel: round by GPTQ, weight by weight, each making good for those before",
     )
     for name, text in (("steps", "steps"), ("batch", "patches in a batch"), ("patch", "LR pixels a side of a patch")):
-        command.add_argument(f"--{name}", type=_positive(), default=None, help=f"QAT's {text} (default: the recipe's)")
-    command.add_argument("--data", default=None, help="QAT's data set (default: the recipe's)")
-    _training_options(command)
+        add(f"--{name}", type=_positive(), default=None, help=f"QAT's {text} (default: the recipe's)")
+    add("--data", default=None, help="QAT's data set (default: the recipe's)")
+    _training_options(add)
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -380,12 +334,12 @@ def _quantize(options: argparse.Namespace) -> None:
 
 
 def _add_average(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "average", _average, "average the weights of runs that went on from one run",
         "abpn average runs/abpn-long-3-finetune-seed3 runs/abpn-long-3-finetune-seed4 --out runs/abpn-long",
     )
-    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train --after` finished")
-    command.add_argument("--out", type=Path, required=True, help="folder of the new run")
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train --after` finished")
+    add("--out", type=Path, required=True, help="folder of the new run")
 
 
 def _average(options: argparse.Namespace) -> None:
@@ -397,12 +351,12 @@ def _average(options: argparse.Namespace) -> None:
 
 
 def _add_curves(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "curves", _curves, "turn the logs of finished training runs into records",
         "abpn curves runs/abpn runs/fsrl --out curves.json",
     )
-    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train` finished")
-    _record_options(command)
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train` finished")
+    _record_options(add)
 
 
 def _curves(options: argparse.Namespace) -> None:
@@ -419,29 +373,24 @@ def _curves(options: argparse.Namespace) -> None:
     ))
 
 
-# abpn evaluate
-
-
 def _add_evaluate(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
         "abpn evaluate --model bicubic --model abpn-long-int8-ptq --data set5",
     )
-    _model_option(command, several=True)
-    command.add_argument("--data", default="embedded", help="a data set, such as embedded, set5 or urban100")
-    command.add_argument(
-        "--protocol", choices=["authors", "y"], default="authors", help="authors: RGB, border 1; y: Y, border 3"
-    )
-    command.add_argument("--raw", action="store_true", help="read integer output as pixels, without its scale")
-    command.add_argument("--workers", type=_threads, default=2, help="images scored at once")
-    _record_options(command)
-    command.add_argument("--subject", default=None, help="the name in the records (default: the model's)")
-    command.add_argument(
+    _model_option(add, several=True)
+    add("--data", default="embedded", help="a data set, such as embedded, set5 or urban100")
+    add("--protocol", choices=["authors", "y"], default="authors", help="authors: RGB, border 1; y: Y, border 3")
+    add("--raw", action="store_true", help="read integer output as pixels, without its scale")
+    add("--workers", type=_threads, default=2, help="images scored at once")
+    _record_options(add)
+    add("--subject", default=None, help="the name in the records (default: the model's)")
+    add(
         "--image", action="append", default=[], metavar="NAME",
         help="also one record for this image; again for more; all: for each",
     )
-    command.add_argument("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
-    _runtime_options(command)
+    add("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
+    _runtime_options(add)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -482,40 +431,31 @@ def _command_for(model: str, line: str) -> str:
     return shlex.join(word for i, word in enumerate(words) if not {i, i - 1} & others)
 
 
-# abpn latency
-
-
 def _add_latency(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine or on a phone",
         "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2",
     )
-    command.add_argument(
-        "models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)"
-    )
-    command.add_argument("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
-    command.add_argument(
-        "--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)"
-    )
-    command.add_argument("--channels", type=_positive(1024), default=3, help="of the meta-nodes' tensors")
-    command.add_argument(
-        "--rounds", type=_positive(100_000), default=None, help="interleaved rounds (15; on a phone 50 runs)"
-    )
-    _record_options(command)
-    command.add_argument(
+    add("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)")
+    add("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
+    add("--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)")
+    add("--channels", type=_positive(1024), default=3, help="of the meta-nodes' tensors")
+    add("--rounds", type=_positive(100_000), default=None, help="interleaved rounds (15; on a phone 50 runs)")
+    _record_options(add)
+    add(
         "--threads", type=_threads, default=None,
         help="threads of the interpreter (1; on a phone each of 1, 2, 4 and 8 that it has cores for)",
     )
-    _kernels_option(command)
-    command.add_argument(
+    add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
+    add(
         "--device", default=None, metavar="android[:SERIAL]",
         help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once",
     )
-    command.add_argument(
+    add(
         "--benchmark-model", type=Path, default=None, metavar="PATH",
         help="TensorFlow's benchmark_model for the phone's processor",
     )
-    command.add_argument(
+    add(
         "--benchmark-sha256", default=None, metavar="HASH",
         help="its hash: without a path, TensorFlow's newest build is downloaded, and used if it has this hash",
     )
@@ -562,7 +502,7 @@ def _latency_android(options: argparse.Namespace, size: str) -> None:
         raise InputError(f"--device {options.device}: only android, or android:SERIAL, is known")
     phone = android.find(serial or None)
     tool = android.benchmark_model(options.benchmark_model, options.benchmark_sha256)
-    records: list[results.Record] = []
+    records: list[Record] = []
     with tempfile.TemporaryDirectory() as scratch:
         if options.nodes:
             width, height = latency.sides(size)
@@ -593,20 +533,17 @@ def _latency_android(options: argparse.Namespace, size: str) -> None:
             raise DeviceError(f"{error}{results_so_far}") from error
         finally:
             if options.json and records:
-                print(json.dumps([_plain(record) for record in records], indent=1))
-
-
-# abpn claims
+                print(json.dumps([record.row for record in records], indent=1))
 
 
 def _add_claims(commands: Any) -> None:
-    command = _command(
+    add = _command(
         commands, "claims", _claims, "print the ledger: what the paper claims, what was measured, the verdict",
         "abpn claims --json",
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
-    command.add_argument(
+    add("--json", action="store_true", help="print JSON")
+    add("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
+    add(
         "--add", type=Path, action="append", default=[], metavar="FILE",
         help="records of another device, such as those that the book's page in the browser saves; again for more",
     )
@@ -630,9 +567,6 @@ def _claims(options: argparse.Namespace) -> None:
         print(f"{claim.id:14} {judgement.verdict:18} {claim.statement}")
 
 
-# abpn data
-
-
 def _add_data(commands: Any) -> None:
     command = commands.add_parser("data", help="fetch or verify data sets", description="Fetch or verify data sets.")
     actions = command.add_subparsers(required=True, metavar="ACTION")
@@ -640,9 +574,9 @@ def _add_data(commands: Any) -> None:
         ("fetch", _data_fetch, "download what is missing of data sets, each file checked against its hash"),
         ("verify", _data_verify, "check the hash of every file of data sets"),
     ):
-        action = _command(actions, name, run, text, f"abpn data {name} set5 urban100")
-        action.add_argument("names", nargs="+", metavar="NAME", help="set5, set14, bsd100, urban100, train, ...")
-        action.add_argument("--quiet", action="store_true", help="show no progress bar")
+        add = _command(actions, name, run, text, f"abpn data {name} set5 urban100")
+        add("names", nargs="+", metavar="NAME", help="set5, set14, bsd100, urban100, train, ...")
+        add("--quiet", action="store_true", help="show no progress bar")
 
 
 def _data_fetch(options: argparse.Namespace) -> None:

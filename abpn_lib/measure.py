@@ -8,10 +8,10 @@ over images, not over pixels.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from abpn_lib.tflite.interpreter import Kernels
 
 __all__ = [
-    "ImageScore", "Summary", "bicubic_upscaler", "evaluate", "evaluate_all", "latency", "lines_of", "model_path",
-    "parameters", "psnr", "records_of", "records_of_images", "records_of_models", "score_models", "summary",
+    "ImageScore", "bicubic_upscaler", "evaluate_all", "latency", "lines_of", "mean_of", "model_path", "parameters",
+    "psnr", "records_of", "records_of_images", "records_of_models", "score_models",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -44,82 +44,63 @@ class ImageScore:
     ssim: float | None
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The mean over `images` images: PSNR in dB, and SSIM (None where an image has none)."""
-
-    psnr: float
-    ssim: float | None
-    images: int
-
-
 def bicubic_upscaler(scale: int = 3) -> Upscale:
     """The classical baseline: MATLAB-style bicubic enlargement of (H, W, 3) uint8 images."""
     return lambda lr: degradation.bicubic_up(lr, scale)
-
-
-def evaluate(
-    upscale: Upscale, images: Iterable[tuple[str, Rgb]], *, scale: int = 3,
-    protocol: metrics.Protocol = metrics.AUTHORS, with_ssim: bool = True, workers: int = 1,
-) -> list[ImageScore]:
-    """Score `upscale` on every (name, HR image); the scores come in the images' order.
-
-    HR images are (H, W, 3) uint8 with sides that `scale` divides, as `datasets.images` yields them. They
-    are read one by one, so a large set needs little memory. `upscale` is only ever called by the
-    calling thread: an interpreter may stand behind it. With two `workers` or more that many threads
-    score finished images meanwhile; the scores do not depend on how many.
-
-    Raises
-    ------
-    ModelError
-        If `upscale` does not return uint8 images of the HR size, such as a model of another scale.
-    DataError
-        If there are no images, or one cannot be scored: its sides do not divide by `scale`, or it is too
-        small for SSIM.
-    ValueError
-        If `workers` is under 1.
-    """
-    return evaluate_all({"": upscale}, images, scale=scale, protocol=protocol, with_ssim=with_ssim, workers=workers)[""]
 
 
 def evaluate_all(
     upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], *, scale: int = 3,
     protocol: metrics.Protocol = metrics.AUTHORS, with_ssim: bool = True, workers: int = 1,
 ) -> dict[str, list[ImageScore]]:
-    """`evaluate` for several models by their names: each image is read and made smaller once for all of them."""
-    if workers < 1:
-        raise ValueError(f"at least one worker is needed, not {workers}")
-    triples = _enlarged(upscalers, images, scale)
+    """Score models, by their names, on every (name, HR image); the scores come in the images' order.
+
+    HR images are (H, W, 3) uint8 with sides that `scale` divides, as `datasets.images` yields them. They are read one
+    by one, and made smaller once for all models. Models are only ever called by the calling thread: an interpreter may
+    stand behind them. Meanwhile `workers` threads score finished images; the scores do not depend on how many.
+
+    Raises
+    ------
+    ModelError
+        If a model does not return uint8 images of the HR size, such as one of another scale.
+    DataError
+        If there are no images, or one cannot be scored: its sides do not divide by `scale`, or it is too
+        small for SSIM.
+    """
     scores: dict[str, list[ImageScore]] = {name: [] for name in upscalers}
-    scored: Iterator[tuple[str, ImageScore]] = _score_in_threads(triples, protocol, with_ssim, workers)
-    if workers == 1:
-        scored = ((model, _score(name, hr, sr, protocol, with_ssim)) for model, name, hr, sr in triples)
-    for model, score in scored:
-        scores[model].append(score)
+
+    def score(found: _Enlarged) -> tuple[str, ImageScore]:
+        model, name, hr, sr = found
+        try:
+            ssim = metrics.ssim(hr, sr, protocol) if with_ssim else None
+            return model, ImageScore(name, metrics.psnr(hr, sr, protocol), ssim)
+        except ValueError as error:
+            raise DataError(f"image {name}: {error}") from error
+
+    # Threads do: SSIM spends its time in scipy.ndimage, which lets go of the interpreter lock.
+    with ThreadPoolExecutor(workers) as pool:
+        found = _enlarged(upscalers, images, scale)
+        # A few at a time: that bounds the memory.
+        while some := list(itertools.islice(found, 2 * workers)):
+            for model, scored in pool.map(score, some):
+                scores[model].append(scored)
     if not all(scores.values()):
         raise DataError("there are no images to evaluate on")
     return scores
 
 
-def summary(scores: Sequence[ImageScore]) -> Summary:
-    """The means over images.
-
-    Raises `DataError` if there are no scores.
-    """
-    if not scores:
-        raise DataError("there are no scores to take a mean of")
+def mean_of(scores: Sequence[ImageScore]) -> ImageScore:
+    """The mean over images, of their PSNRs and, where all have one, of their SSIMs."""
     ssims = [score.ssim for score in scores if score.ssim is not None]
     mean_ssim = float(np.mean(ssims)) if len(ssims) == len(scores) else None
-    return Summary(float(np.mean([score.psnr for score in scores])), mean_ssim, len(scores))
+    return ImageScore(f"mean of {len(scores)}", float(np.mean([score.psnr for score in scores])), mean_ssim)
 
 
 def lines_of(subject: str, scores: Sequence[ImageScore]) -> list[str]:
     """A model's scores, image by image and in the mean, for a terminal."""
-    mean = summary(scores)
-    rows = [(score.name, score.psnr, score.ssim) for score in scores]
-    rows.append((f"mean of {mean.images}", mean.psnr, mean.ssim))
-    shown = [f"  {name:24} {psnr:8.3f} dB" + ("" if ssim is None else f"  {ssim:.4f}") for name, psnr, ssim in rows]
-    return [subject, *shown]
+    rows = [*scores, mean_of(scores)]
+    ssims = ["" if row.ssim is None else f"  {row.ssim:.4f}" for row in rows]
+    return [subject, *(f"  {row.name:24} {row.psnr:8.3f} dB{ssim}" for row, ssim in zip(rows, ssims, strict=True))]
 
 
 def records_of(
@@ -128,46 +109,39 @@ def records_of(
 ) -> list[Record]:
     """The mean PSNR ("psnr", dB) and, where it was asked for, SSIM ("ssim") of a model on a data set.
 
-    `subject` is the model's name ("bicubic" for none), `dataset` the set's; the spread is the least and
-    the greatest image.
-
-    Raises `DataError` if there are no scores.
+    `subject` is the model's name ("bicubic" for none); the spread is the least and the greatest image.
     """
-    mean = summary(scores)
-    conditions = {"dataset": dataset, "protocol": protocol.name}
-
-    def record(quantity: str, unit: str, value: float, values: list[float]) -> Record:
-        return context.record(
-            quantity, subject, value, unit, conditions, count=mean.images,
-            spread=(min(values), max(values)), spread_is="least and greatest image", model_sha256=model_sha256,
+    mean, where = mean_of(scores), {"dataset": dataset, "protocol": protocol.name}
+    return [
+        context.record(
+            quantity, subject, getattr(mean, quantity), unit, where, count=len(scores), model_sha256=model_sha256,
+            spread=(min(values), max(values)), spread_is="least and greatest image",
         )
-
-    records = [record("psnr", "dB", mean.psnr, [score.psnr for score in scores])]
-    if mean.ssim is not None:
-        records.append(record("ssim", "", mean.ssim, [score.ssim for score in scores if score.ssim is not None]))
-    return records
+        for quantity, unit in _scored(mean) for values in [[getattr(score, quantity) for score in scores]]
+    ]
 
 
 def records_of_images(
     scores: Iterable[ImageScore], names: Iterable[str], context: Context, subject: str, dataset: str,
     protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "",
 ) -> list[Record]:
-    """The PSNR and SSIM of single images, named by the further condition "image" (Figure 3 shows two).
+    """The PSNR and SSIM of single images, named by the further column "image" (Figure 3 shows two).
 
     Raises `DataError` if a name is not among the scores.
     """
-    by_name = {score.name: score for score in scores}
-    records = []
+    by_name, records = {score.name: score for score in scores}, []
     for name in names:
         if name not in by_name:
             raise DataError(f"{dataset} has no scored image {name!r}; there are {', '.join(sorted(by_name))}")
-        conditions = {"dataset": dataset, "protocol": protocol.name, "image": name}
-        for quantity, value, unit in (("psnr", by_name[name].psnr, "dB"), ("ssim", by_name[name].ssim, "")):
-            if value is not None:
-                records.append(
-                    context.record(quantity, subject, value, unit, conditions, model_sha256=model_sha256)
-                )
+        where = {"dataset": dataset, "protocol": protocol.name, "image": name}
+        for quantity, unit in _scored(by_name[name]):
+            value = getattr(by_name[name], quantity)
+            records.append(context.record(quantity, subject, value, unit, where, model_sha256=model_sha256))
     return records
+
+
+def _scored(score: ImageScore) -> list[tuple[str, str]]:
+    return [("psnr", "dB"), *([("ssim", "")] if score.ssim is not None else [])]
 
 
 def records_of_models(catalogue: Iterable[models.Model], context: Context) -> list[Record]:
@@ -217,24 +191,17 @@ def score_models(
     if dataset == "authors":
         raise InputError(f"{dataset} holds models, not images")
     datasets.require(dataset)
-    upscalers: dict[str, Upscale] = {}
-    digests, scales = {}, {}
-    for subject, name in names.items():
-        if name == "bicubic":
-            upscalers[subject], digests[subject], scales[subject] = bicubic_upscaler(3), "", 3
-        else:
-            path = model_path(name)
-            upscaler = Upscaler(path, threads=threads, kernels=kernels, raw=raw)
-            upscalers[subject], digests[subject], scales[subject] = upscaler.upscale, sha256(path), upscaler.scale
-    if len(set(scales.values())) > 1:
-        factors = " and ".join(map(str, sorted(set(scales.values()))))
+    paths = {subject: model_path(name) for subject, name in names.items() if name != "bicubic"}
+    made = {key: Upscaler(path, threads=threads, kernels=kernels, raw=raw) for key, path in paths.items()}
+    upscalers = {key: made[key].upscale if key in made else bicubic_upscaler(3) for key in names}
+    scales = {made[key].scale if key in made else 3 for key in names}
+    if len(scales) > 1:
+        factors = " and ".join(map(str, sorted(scales)))
         raise InputError(f"the models enlarge by {factors}: evaluate one scale at a time")
-    (scale,) = set(scales.values())
+    (scale,) = scales
     images = datasets.images(dataset, scale=scale)
-    scores = evaluate_all(
-        upscalers, images, scale=scale, protocol=protocol, with_ssim=with_ssim, workers=workers
-    )
-    return {subject: (found, digests[subject]) for subject, found in scores.items()}
+    scores = evaluate_all(upscalers, images, scale=scale, protocol=protocol, with_ssim=with_ssim, workers=workers)
+    return {key: (found, sha256(paths[key]) if key in paths else "") for key, found in scores.items()}
 
 
 def psnr(
@@ -308,30 +275,3 @@ def _upscaled(upscale: Upscale, lr: Rgb, hr: Rgb) -> Rgb:
             "evaluate it at its own scale"
         )
     return sr
-
-
-def _score(name: str, hr: Rgb, sr: Rgb, protocol: metrics.Protocol, with_ssim: bool) -> ImageScore:
-    try:
-        return ImageScore(name, metrics.psnr(hr, sr, protocol), metrics.ssim(hr, sr, protocol) if with_ssim else None)
-    except ValueError as error:
-        raise DataError(f"image {name}: {error}") from error
-
-
-def _score_in_threads(
-    triples: Iterable[_Enlarged], protocol: metrics.Protocol, with_ssim: bool, workers: int
-) -> Iterator[tuple[str, ImageScore]]:
-    # Threads do: SSIM spends its time in scipy.ndimage, which lets go of the interpreter lock.
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[str, Future[ImageScore]]] = deque()
-
-        def next_one() -> tuple[str, ImageScore]:
-            model, future = waiting.popleft()
-            return model, future.result()
-
-        for model, name, hr, sr in triples:
-            waiting.append((model, pool.submit(_score, name, hr, sr, protocol, with_ssim)))
-            # A bounded queue bounds the memory.
-            if len(waiting) > 2 * workers:
-                yield next_one()
-        while waiting:
-            yield next_one()

@@ -119,6 +119,12 @@ class Record:
         digits = 0 if self.unit == "bytes" else _DIGITS.get(self.quantity, 2)
         return Value(self.value, self.unit, self.kind, f"{self.id}; {self.context.command}", digits, self.spread)
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The record as one flat row, its columns and its context's fields beside its own, for printing."""
+        own = {key: value for key, value in asdict(self).items() if key not in ("columns", "context")}
+        return {**own, **self.columns, **asdict(self.context)}
+
     def get(self, column: str, default: Any = None) -> Any:
         """What stands in a column, or `default`."""
         return self.columns.get(column, default)

@@ -12,6 +12,12 @@ from abpn_lib import datasets, degradation, measure, metrics, models, results
 from abpn_lib.files import DataError, InputError, ModelError
 
 
+def evaluate(upscale, images, **options):
+    """The scores of one model."""
+    return measure.evaluate_all({"": upscale}, images, **options)[""]
+
+
+
 @pytest.fixture(scope="module")
 def crops() -> list[tuple[str, np.ndarray]]:
     """Small crops of the embedded images, of several sizes."""
@@ -28,7 +34,7 @@ def context() -> results.Context:
 
 @pytest.mark.parametrize("protocol", [metrics.AUTHORS, metrics.Y_BORDER3], ids=lambda p: p.name)
 def test_scores_are_the_metrics_by_hand(crops, protocol):
-    scores = measure.evaluate(measure.bicubic_upscaler(3), crops, protocol=protocol)
+    scores = evaluate(measure.bicubic_upscaler(3), crops, protocol=protocol)
     assert [score.name for score in scores] == [name for name, _ in crops]
     for score, (_, hr) in zip(scores, crops, strict=True):
         sr = degradation.bicubic_up(degradation.bicubic_down(hr, 3), 3)
@@ -43,9 +49,9 @@ def test_the_number_of_workers_changes_nothing_and_the_upscaler_stays_in_one_thr
         threads.add(threading.get_ident())
         return degradation.bicubic_up(lr, 3)
 
-    alone = measure.evaluate(upscale, crops * 3, workers=1)
+    alone = evaluate(upscale, crops * 3, workers=1)
     for workers in (2, 5):
-        assert measure.evaluate(upscale, iter(crops * 3), workers=workers) == alone
+        assert evaluate(upscale, iter(crops * 3), workers=workers) == alone
     assert threads == {threading.get_ident()}
 
 
@@ -65,26 +71,26 @@ def test_images_are_read_as_they_are_needed(crops):
         done += 1
         return degradation.bicubic_up(lr, 3)
 
-    measure.evaluate(upscale, images(), workers=2, with_ssim=False)
+    evaluate(upscale, images(), workers=2, with_ssim=False)
     assert most_ahead == 1
 
 
 def test_another_scale(crops):
     even = [(name, degradation.crop_to_multiple(hr, 2)) for name, hr in crops]
-    scores = measure.evaluate(measure.bicubic_upscaler(2), even, scale=2)
-    coarser = measure.evaluate(measure.bicubic_upscaler(3), crops)
-    assert measure.summary(scores).psnr > measure.summary(coarser).psnr
+    scores = evaluate(measure.bicubic_upscaler(2), even, scale=2)
+    coarser = evaluate(measure.bicubic_upscaler(3), crops)
+    assert measure.mean_of(scores).psnr > measure.mean_of(coarser).psnr
 
 
 def test_without_ssim_there_is_none(crops, context):
-    scores = measure.evaluate(measure.bicubic_upscaler(3), crops, with_ssim=False)
+    scores = evaluate(measure.bicubic_upscaler(3), crops, with_ssim=False)
     assert {score.ssim for score in scores} == {None}
-    assert measure.summary(scores).ssim is None
+    assert measure.mean_of(scores).ssim is None
     assert [record.quantity for record in measure.records_of(scores, context, "bicubic", "embedded")] == ["psnr"]
 
 
 def test_records_are_complete(crops, context, tmp_path: Path):
-    scores = measure.evaluate(measure.bicubic_upscaler(3), crops)
+    scores = evaluate(measure.bicubic_upscaler(3), crops)
     records = measure.records_of(scores, context, "bicubic", "embedded", metrics.AUTHORS, "f" * 64)
     psnr, ssim = records
     values = [score.psnr for score in scores]
@@ -103,7 +109,7 @@ def test_records_are_complete(crops, context, tmp_path: Path):
 
 
 def test_records_of_single_images(crops, context):
-    scores = measure.evaluate(measure.bicubic_upscaler(3), crops)
+    scores = evaluate(measure.bicubic_upscaler(3), crops)
     records = measure.records_of_images(scores, ["coffee", "retina"], context, "bicubic", "embedded")
     assert [(r.quantity, r.columns["image"]) for r in records] == [
         ("psnr", "coffee"), ("ssim", "coffee"), ("psnr", "retina"), ("ssim", "retina"),
@@ -115,7 +121,7 @@ def test_records_of_single_images(crops, context):
 
 def test_equal_images_have_infinite_psnr():
     grey = np.full((36, 36, 3), 128, np.uint8)
-    (score,) = measure.evaluate(measure.bicubic_upscaler(3), [("grey", grey)])
+    (score,) = evaluate(measure.bicubic_upscaler(3), [("grey", grey)])
     assert score.psnr == float("inf")
     assert score.ssim == pytest.approx(1)
 
@@ -124,30 +130,23 @@ def test_equal_images_have_infinite_psnr():
 def test_what_cannot_be_scored_is_named(crops, workers):
     bicubic = measure.bicubic_upscaler(3)
     with pytest.raises(DataError, match="no images"):
-        measure.evaluate(bicubic, [], workers=workers)
+        evaluate(bicubic, [], workers=workers)
     with pytest.raises(DataError, match="image odd: 32x31"):
-        measure.evaluate(bicubic, [("odd", np.zeros((31, 32, 3), np.uint8))], workers=workers)
+        evaluate(bicubic, [("odd", np.zeros((31, 32, 3), np.uint8))], workers=workers)
     with pytest.raises(DataError, match="image small: SSIM"):
-        measure.evaluate(bicubic, [*crops, ("small", np.zeros((12, 12, 3), np.uint8))], workers=workers)
+        evaluate(bicubic, [*crops, ("small", np.zeros((12, 12, 3), np.uint8))], workers=workers)
     with pytest.raises(ModelError, match="at its own scale"):
-        measure.evaluate(measure.bicubic_upscaler(2), crops, workers=workers)
+        evaluate(measure.bicubic_upscaler(2), crops, workers=workers)
     with pytest.raises(ModelError, match="float32"):
-        measure.evaluate(lambda lr: bicubic(lr).astype(np.float32), crops, workers=workers)
-    with pytest.raises(DataError, match="no scores"):
-        measure.summary([])
-
-
-def test_no_worker_at_all_is_refused(crops):
-    with pytest.raises(ValueError, match="worker"):
-        measure.evaluate(measure.bicubic_upscaler(3), crops, workers=0)
+        evaluate(lambda lr: bicubic(lr).astype(np.float32), crops, workers=workers)
 
 
 @pytest.mark.skipif(not datasets.available("set5"), reason="Set5 is not there: set ABPN_DATA")
 def test_bicubic_on_set5_gives_the_published_value():
-    scores = measure.evaluate(
+    scores = evaluate(
         measure.bicubic_upscaler(3), datasets.images("set5"), protocol=metrics.Y_BORDER3, with_ssim=False
     )
-    assert measure.summary(scores).psnr == pytest.approx(30.39, abs=0.03)
+    assert measure.mean_of(scores).psnr == pytest.approx(30.39, abs=0.03)
 
 
 def test_models_are_scored_by_name_and_form(context):

@@ -26,8 +26,7 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from abpn_lib import degradation, metrics, models, paper, results
-from abpn_lib.claims.ledger import ledger as claims
+from abpn_lib import claims, degradation, metrics, models, paper, results
 from abpn_lib.tflite.images import upscale_image
 from abpn_lib.tflite.upscaler import Upscaler, spans
 from tools import browser
@@ -541,7 +540,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "width": width, "height": height, "truth": truth.ravel().tolist(), "other": other.ravel().tolist(),
             "psnr": metrics.psnr(truth[..., :3], other[..., :3]), "ssim": metrics.ssim(truth[..., :3], other[..., :3]),
         })
-    spans = [
+    cuts = [
         {"length": length, "tile": tile, "halo": halo,
          "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
@@ -555,7 +554,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vectors") / "vectors.json"
     named = {name: str(models.find(model)) for name, model in browser.MODELS.items()}
     path.write_text(json.dumps(
-        {"bicubic": bicubic, "scores": scores, "spans": spans, "intervals": intervals, "models": named}
+        {"bicubic": bicubic, "scores": scores, "spans": cuts, "intervals": intervals, "models": named}
     ))
     return path
 

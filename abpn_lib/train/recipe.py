@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from abpn_lib.files import InputError
 
-__all__ = ["Recipe", "from_fields", "names", "recipe"]
+__all__ = ["Recipe", "from_fields", "names", "options", "recipe"]
 
 
 def _of(text: str, default: Any) -> Any:
@@ -91,6 +91,20 @@ def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
             raise InputError(f"{where}: {key} is {value!r}, which it cannot be")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     return Recipe(**values)
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """The fields that a command may change, as options of argparse; the others only a recipe's file can give."""
+    kinds: dict[Any, Any] = {int: int, float: float, str: str}
+    found = {}
+    for entry in fields(Recipe):
+        wanted = get_type_hints(Recipe)[entry.name]
+        choices = [choice for choice in get_args(wanted) if isinstance(choice, str)]
+        if wanted in kinds or choices:
+            how = {"choices": choices} if choices else {"type": kinds[wanted]}
+            text = f"{entry.metadata['help']} (default: the recipe's)"
+            found[f"--{entry.name.replace('_', '-')}"] = {**how, "help": text}
+    return found
 
 
 def _folder() -> Traversable:

@@ -40,7 +40,7 @@ rule notebook:
     # A notebook that measures time has the machine to itself.
     threads: lambda wildcards: workflow.cores if any("timing" in path for path in needs(wildcards.name)) else 1
     shell:
-        "{PYTHON} -m abpn_lib.site execute {input.notebook} --out {output.executed} --records {output.records}"
+        "{PYTHON} -m tools.site execute {input.notebook} --out {output.executed} --records {output.records}"
 
 
 rule ledger:
@@ -51,7 +51,7 @@ rule ledger:
         page="_build/ledger/claims.md",
         summary="_build/ledger/verdicts.md",
     shell:
-        "{PYTHON} -m abpn_lib.site ledger {input.records} --page {output.page} --summary {output.summary}"
+        "{PYTHON} -m tools.site ledger {input.records} --page {output.page} --summary {output.summary}"
 
 
 rule wheel:
@@ -64,7 +64,7 @@ rule wheel:
 rule litert:
     input: "book/try/package.json", "book/try/package-lock.json"
     output: directory("_build/litert")
-    shell: "{PYTHON} -m abpn_lib.browser --litert {output}"
+    shell: "{PYTHON} -m tools.browser --litert {output}"
 
 
 # The log takes what TensorFlow says while it converts the nodes that the page times.
@@ -75,7 +75,7 @@ rule browser:
         library=[str(path) for path in site.dependencies(Path("tools/browser.py"), LIBRARY)] + ["tools/browser.py"],
     output: directory("_build/try")
     log: "_build/log/browser.txt"
-    shell: "{PYTHON} -m abpn_lib.browser --litert {input.litert} --out {output} 2> {log}"
+    shell: "{PYTHON} -m tools.browser --litert {input.litert} --out {output} 2> {log}"
 
 
 rule site:
@@ -92,5 +92,5 @@ rule site:
         # A new public address changes the launch buttons, and so the site.
         address=[os.environ.get("ABPN_SITE_URL", ""), os.environ.get("ABPN_REPOSITORY_URL", "")],
     shell:
-        "{PYTHON} -m abpn_lib.site build --executed _build/executed/notebooks --ledger _build/ledger"
+        "{PYTHON} -m tools.site build --executed _build/executed/notebooks --ledger _build/ledger"
         " --wheel {input.wheel} --browser {input.browser} --out {output}"
