@@ -37,15 +37,9 @@ def residual_strategies(figure: Figure) -> None:
 
 
 def architecture(figure: Figure, convolutions: Sequence[tuple[str, int, int]]) -> None:
-    """Figure 2: the whole network, from the convolutions of a built one.
+    """Figure 2: the whole network, from (name, channels in, channels out) of every 3x3 convolution of a built one.
 
-    Parameters
-    ----------
-    figure
-        What to draw into.
-    convolutions
-        (name, channels in, channels out) of every 3x3 convolution of the chain, in order; each but the
-        last is followed by a ReLU.
+    They come in their order; each but the last is followed by a ReLU.
     """
     last = len(convolutions) - 1
     steps = [

@@ -51,11 +51,6 @@ def themed(
 
     `draw` gets an empty figure of `width` x `height` inches and is called once per theme; it should
     leave colours to matplotlib's defaults or name them "C0" to "C5", which suit both themes.
-
-    Raises
-    ------
-    ValueError
-        If `alt` is empty, or a numeric axis has no label (write quantity and unit there).
     """
     if not alt.strip():
         raise ValueError("a figure needs alternative text: say in `alt` what it shows")
@@ -90,11 +85,6 @@ def bars(
     Dolphin NPU"; "measured here") to values by those ids: a pandas series or a mapping of `Value`s; what is not there
     has no bar. The unit is the values' own, and their intervals are drawn as whiskers. The alternative text lists
     every bar; `alt` adds to it.
-
-    Raises
-    ------
-    ValueError
-        If the quantity is empty, no series has a value, or the units differ.
     """
     names = dict(rows) if isinstance(rows, Mapping) else {row: row for row in rows}
     found = {legend: [_value(values.get(id)) for id in names] for legend, values in series.items()}
@@ -159,11 +149,6 @@ def lines(
     `x` labels that axis, with its unit where it has one. The unit of the other is the values' own, and intervals are
     drawn as whiskers. With `from_zero` it starts at 0, with `log` both axes are logarithmic. The alternative text
     lists short lines point by point, and of long ones begin and end; `alt` adds to it.
-
-    Raises
-    ------
-    ValueError
-        If the quantity or `x` is empty, no series has a value, or the units differ.
     """
     if not x.strip():
         raise ValueError("lines need a name for their horizontal axis, with its unit if it has one")
@@ -210,11 +195,6 @@ def image_grid(
     `images` are pairs of caption and (H, W), (H, W, 3) or (H, W, 4) uint8 pixels. What they all show
     says `alt`, or else `caption`; each picture's alternative text is that with its own caption. `zoom` shows one pixel
     as zoom x zoom without smoothing.
-
-    Raises
-    ------
-    ValueError
-        If `alt` and `caption` are empty, there is no image, or an array is not uint8.
     """
     told = alt.strip() or caption.strip()
     if not told or not images:

@@ -40,13 +40,7 @@ class Html:
 
 
 def inline(cell: object) -> str:
-    """One cell as HTML: a value with its kind and source, a piece of HTML, or text; a bare number is refused.
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    """
+    """One cell as HTML: a value with its kind and source, a piece of HTML, or text; a bare number is refused."""
     if isinstance(cell, Html):
         return cell.html
     if isinstance(cell, str):
@@ -86,13 +80,6 @@ def table(
     `header`. Cells are a `Value`, text, `Html`, or missing: then `absent` is shown. `rename` gives rows and headings
     other names. `digits` are shown after the point, of all our values or by heading (as renamed); the paper's keep
     the digits that it prints.
-
-    Raises
-    ------
-    TypeError
-        If a cell is a bare number.
-    ValueError
-        If a row is not as long as the header, or the caption is empty.
     """
     known = rename or {}
     framed = hasattr(content, "ndim")
@@ -136,11 +123,6 @@ def compare(
 
     `rows` maps ids to names. With `intervals` the interval of our values gets a column of its own. Further arguments
     are those of `table`.
-
-    Raises
-    ------
-    TypeError
-        If values of ours stand where the paper's belong, or the other way round.
     """
     import pandas as pd
 
