@@ -85,8 +85,12 @@ class Dataset:
 # The sets that registry.csv lists file by file, and their titles.
 _LISTED = {
     "set5": "Set5", "set14": "Set14", "bsd100": "BSD100", "urban100": "Urban100",
-    "train": "BSDS500 train and test, and 19 CC0 photos", "authors": "the authors' four published .tflite files",
+    "train": "BSDS500 train and test, and 19 CC0 photos", "train-more": "252 images of CID22, CLIC 2025 and gb82",
+    "train-all": "train and train-more", "select": "46 images on which models are chosen: no test set has a say",
+    "div2k-valid-36": "36 of DIV2K's 100 validation images", "authors": "the authors' four published .tflite files",
 }
+# Several listed sets under one name.
+_UNIONS = {"train-all": ("train", "train-more")}
 
 # DIV2K's official archives: name, sha256, image numbers, and what follows the number in a file's name.
 _DIV2K = {
@@ -116,7 +120,7 @@ def _registry_rows() -> tuple[dict[str, str], ...]:
 
 
 def _from_registry(name: str) -> Dataset:
-    rows = [row for row in _registry_rows() if row["dataset"] == name]
+    rows = [row for row in _registry_rows() if row["dataset"] in _UNIONS.get(name, (name,))]
     entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
     return Dataset(name, _LISTED[name], rows[0]["licence"], entries)
 
