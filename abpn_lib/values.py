@@ -13,8 +13,7 @@ Kind = Literal["measured", "recorded", "quoted"]
 """Measured by the run at hand, recorded by a full run and shipped, or quoted from the paper."""
 
 MARKS: Mapping[Kind, tuple[str, str, str]] = {
-    "quoted": ("“", "”", "quoted from the paper"),
-    "recorded": ("● ", "", "recorded full run"),
+    "quoted": ("“", "”", "quoted from the paper"), "recorded": ("● ", "", "recorded full run"),
     "measured": ("■ ", "", "measured in this run"),
 }
 """What stands before and after a number of each kind, wherever it is shown, and what that means."""
@@ -120,10 +119,7 @@ def is_missing(cell: object) -> bool:
 def mean(values: Iterable[Value]) -> Value:
     """The plain mean of values of one unit, all quoted or all ours.
 
-    Raises
-    ------
-    ValueError
-        If there are none, or their units differ.
+    Raises `ValueError` if there are none, or their units differ.
     """
     listed = list(values)
     if not listed or len({value.unit for value in listed}) > 1:

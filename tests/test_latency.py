@@ -88,7 +88,7 @@ def test_eight_times_the_work_is_found_slower() -> None:
     timings = rounds.measure({"one": work(1), "eight": work(8)}, rounds=25)
     ratio, low, high = rounds.paired_ratio(timings["eight"], timings["one"], clock="cpu")
     assert 1 < low <= ratio <= high
-    assert not rounds.within_noise(timings["eight"], timings["one"], clock="cpu")
+    assert rounds.paired_ratio(timings["eight"], timings["one"], clock="cpu")[1] > 1
     inverse, _, _ = rounds.paired_ratio(timings["one"], timings["eight"], clock="cpu")
     assert inverse == pytest.approx(1 / ratio)
 
@@ -114,7 +114,6 @@ def test_ratios_and_differences_are_taken_round_by_round() -> None:
     drift = [1.0] * 8 + [10.0] * 7
     a, b = timing(*[2 * x for x in drift]), timing(*drift)
     assert rounds.paired_ratio(a, b) == (2.0, 2.0, 2.0)
-    assert rounds.within_noise(b, b)
     assert rounds.subtract(a, b) == b
     for compare in (rounds.paired_ratio, rounds.subtract):
         with pytest.raises(ValueError, match="do not pair"):

@@ -77,8 +77,7 @@ def _box(entry: Claim, judgement: Judgement) -> Html:
     kinds = " ".join(_mark(kind) for kind in sorted({record.kind for record in judgement.records}))
     lines = {
         "The paper": f"{html.escape(entry.statement)} {_quotes(entry)} ({html.escape(entry.where)})",
-        "Rule": html.escape(entry.rule),
-        "Here": f"{html.escape(judgement.measured)} {kinds}".strip(),
+        "Rule": html.escape(entry.rule), "Here": f"{html.escape(judgement.measured)} {kinds}".strip(),
         "Why": html.escape(judgement.why),
     }
     listed = "".join(

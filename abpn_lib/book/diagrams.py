@@ -21,8 +21,7 @@ _STRATEGIES = (
     ("(b) nearest: the resized image is added", _IMAGE_SPACE, (5, 0, "nearest x3")),
     ("(c) bilinear: the resized image is added", _IMAGE_SPACE, (5, 0, "bilinear x3")),
     (
-        "(d) ABRL: the anchors are added before the shuffle",
-        ("LR", "conv", "convs", "conv", "+", "shuffle", "HR"),
+        "(d) ABRL: the anchors are added before the shuffle", ("LR", "conv", "convs", "conv", "+", "shuffle", "HR"),
         (4, 0, "every pixel 9 times"),
     ),
 )

@@ -68,15 +68,8 @@ def themed(
 
 
 def bars(
-    rows: Mapping[str, str] | Sequence[str],
-    series: Mapping[str, Any] | pd.DataFrame,
-    *,
-    quantity: str,
-    alt: str = "",
-    log: bool = False,
-    digits: int | None = None,
-    whiskers: bool = True,
-    width: float = 7.0,
+    rows: Mapping[str, str] | Sequence[str], series: Mapping[str, Any] | pd.DataFrame, *, quantity: str,
+    alt: str = "", log: bool = False, digits: int | None = None, whiskers: bool = True, width: float = 7.0,
     caption: str = "",
 ) -> Html:
     """Horizontal bars, one group per row and one bar per series, so that ours stands beside the paper's.
@@ -132,17 +125,8 @@ def bars(
 
 
 def lines(
-    series: Mapping[str, Any] | pd.DataFrame,
-    *,
-    x: str,
-    quantity: str,
-    alt: str = "",
-    from_zero: bool = False,
-    log: bool = False,
-    digits: int | None = None,
-    whiskers: bool = True,
-    height: float = 3.4,
-    caption: str = "",
+    series: Mapping[str, Any] | pd.DataFrame, *, x: str, quantity: str, alt: str = "", from_zero: bool = False,
+    log: bool = False, digits: int | None = None, whiskers: bool = True, height: float = 3.4, caption: str = "",
 ) -> Html:
     """One line per series: `series` maps a legend to `Value`s by their place on the horizontal axis (its index).
 
@@ -183,11 +167,7 @@ def lines(
 
 
 def image_grid(
-    images: Sequence[tuple[str, NDArray[np.uint8]]],
-    *,
-    columns: int = 3,
-    zoom: int = 1,
-    caption: str = "",
+    images: Sequence[tuple[str, NDArray[np.uint8]]], *, columns: int = 3, zoom: int = 1, caption: str = "",
     alt: str = "",
 ) -> Html:
     """Pictures side by side, pixel for pixel, each with its caption below it.

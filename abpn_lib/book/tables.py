@@ -65,14 +65,9 @@ def note(text: str, *cells: Value | str, **named: Value | str) -> Html:
 
 
 def table(
-    content: pd.DataFrame | pd.Series | Iterable[Sequence[Any]],
-    header: Sequence[str] = (),
-    *,
-    caption: str,
-    rename: Mapping[Any, str] | None = None,
-    digits: int | Mapping[str, int] | None = None,
-    absent: str = "not recorded",
-    id: str = "",
+    content: pd.DataFrame | pd.Series | Iterable[Sequence[Any]], header: Sequence[str] = (), *, caption: str,
+    rename: Mapping[Any, str] | None = None, digits: int | Mapping[str, int] | None = None,
+    absent: str = "not recorded", id: str = "",
 ) -> Html:
     """A table whose first column names the rows. Numbers come as `Value`, so that each shows its kind.
 
@@ -111,13 +106,8 @@ def table(
 
 
 def compare(
-    rows: Mapping[str, str],
-    columns: Mapping[str, tuple[pd.Series, pd.Series]],
-    caption: str,
-    *,
-    ours: str = "here",
-    intervals: bool = False,
-    **shown: Any,
+    rows: Mapping[str, str], columns: Mapping[str, tuple[pd.Series, pd.Series]], caption: str, *, ours: str = "here",
+    intervals: bool = False, **shown: Any,
 ) -> Html:
     """The paper's values beside ours: under each heading two series of values, both indexed by the ids of `rows`.
 

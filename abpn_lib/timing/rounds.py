@@ -18,7 +18,7 @@ from scipy.stats import binom
 
 from abpn_lib.files import DeviceError
 
-__all__ = ["Clock", "Timing", "measure", "median_interval", "paired_ratio", "subtract", "within_noise"]
+__all__ = ["Clock", "Timing", "measure", "median_interval", "paired_ratio", "subtract"]
 
 Clock = Literal["wall", "cpu"]
 
@@ -89,12 +89,6 @@ def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float,
     if min(under) <= 0:
         raise DeviceError("a call was too short for the clock: let it do more work, such as a larger image")
     return median_interval(np.divide(over, under))
-
-
-def within_noise(a: Timing, b: Timing, *, clock: Clock = "wall") -> bool:
-    """Whether this measurement cannot tell the two apart: the interval of their paired ratio holds 1."""
-    _, low, high = paired_ratio(a, b, clock=clock)
-    return low <= 1 <= high
 
 
 def subtract(whole: Timing, part: Timing) -> Timing:
