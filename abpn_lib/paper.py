@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHALLENGE", "COMPARED", "ELSEWHERE", "FIGURE3", "META_NODES", "QUOTED", "SECTIONS", "TABLE2", "Fact", "Quoted",
-    "quoted", "rules", "score", "table", "value",
+    "quoted", "rules", "score", "statements", "table", "value",
 ]
 
 # Read from the file when first asked for, not at import.
@@ -59,7 +59,7 @@ class Quoted:
 
     @property
     def number(self) -> float:
-        """The value; a ValueError says so where this is a statement without one."""
+        """The value. Raises `ValueError` if this is a statement without one."""
         if self.value is None:
             raise ValueError(f"{self.id} is a statement, not a number")
         return self.value
@@ -100,17 +100,21 @@ def table(id: str) -> pd.DataFrame:
     """A table of the paper ("T1" to "T4", "F3.img004") as quoted Values: its rows by its columns, by their ids."""
     import pandas as pd
 
-    content = _content()["tables"][id]
-    cells = {
-        column: [value(_cell_id(id, row, column, content["columns"])) for row in content["rows"]]
-        for column in content["columns"]
-    }
-    return pd.DataFrame(cells, index=pd.Index(content["rows"], name="network"), dtype=object)
+    cells: dict[str, list[Value]] = {}
+    for column, entry, _ in _cells(id):
+        cells.setdefault(column, []).append(value(entry.id))
+    return pd.DataFrame(cells, index=pd.Index(_content()["tables"][id]["rows"], name="network"), dtype=object)
+
+
+def statements() -> Mapping[str, str]:
+    """What the paper claims, each as a sentence, by the claims' ids in the ledger's order: tables' cells come first."""
+    cells = {entry.id: sentence for id in _content()["tables"] for _, entry, sentence in _cells(id)}
+    return {**cells, **{id: content["text"] for id, content in _content()["statements"].items()}}
 
 
 def rules() -> Mapping[str, Mapping[str, Any]]:
     """The rules of the statements as data, by their ids: see `abpn_lib.claims.shapes`."""
-    return MappingProxyType({id: content["rule"] for id, content in _content()["statements"].items()})
+    return {id: content["rule"] for id, content in _content()["statements"].items()}
 
 
 def score(psnr: float, milliseconds: float) -> float:
@@ -123,14 +127,13 @@ _TABLES = {"META_NODES": "T1", "TABLE2": "T2", "COMPARED": "T3", "CHALLENGE": "T
 
 def __getattr__(name: str) -> Mapping[str, Any]:
     if name in _TABLES:
-        rows = _content()["tables"][_TABLES[name]]["rows"]
-        return MappingProxyType({id: cells[0] for id, cells in rows.items()})
+        return {id: cells[0] for id, cells in _content()["tables"][_TABLES[name]]["rows"].items()}
     if name == "QUOTED":
         return _quoted()
     if name == "ELSEWHERE":
-        return _elsewhere()
+        return {id: Fact(id, **content) for id, content in _content()["elsewhere"].items()}
     if name == "SECTIONS":
-        return MappingProxyType(_content()["sections"])
+        return _content()["sections"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -144,34 +147,22 @@ def _content() -> Mapping[str, Any]:
 
 @functools.cache
 def _quoted() -> Mapping[str, Quoted]:
-    return MappingProxyType({entry.id: entry for source in (_cells(), _statements()) for entry in source})
-
-
-def _cell_id(table: str, row: str, column: str, columns: Mapping[str, Any]) -> str:
-    """The id of a cell; a table of a single column leaves it out."""
-    return f"{table}.{row}" if len(columns) == 1 else f"{table}.{row}.{column}"
-
-
-def _cells() -> Iterator[Quoted]:
-    for id, content in _content()["tables"].items():
-        columns = content["columns"]
-        for row, (name, *cells) in content["rows"].items():
-            for (column, (heading, unit)), digits in zip(columns.items(), cells, strict=True):
-                where = f"{content['where']}, {name}, {heading}"
-                yield Quoted(_cell_id(id, row, column, columns), where, float(digits), unit, digits)
-
-
-def _statements() -> Iterator[Quoted]:
+    found = {entry.id: entry for id in _content()["tables"] for _, entry, _ in _cells(id)}
     for id, content in _content()["statements"].items():
-        yield Quoted(id, content["where"], None, "", content["text"])
+        found[id] = Quoted(id, content["where"], None, "", content["text"])
         for key, (number, unit, printed, *place) in content.get("numbers", {}).items():
-            yield Quoted(f"{id}.{key}", place[0] if place else content["where"], float(number), unit, printed)
-
-
-@functools.cache
-def _elsewhere() -> Mapping[str, Fact]:
-    found = {}
-    for id, content in _content()["elsewhere"].items():
-        number, unit = content.get("value", (None, ""))
-        found[id] = Fact(id, content["text"], content["source"], None if number is None else float(number), unit)
+            where = place[0] if place else content["where"]
+            found[f"{id}.{key}"] = Quoted(f"{id}.{key}", where, float(number), unit, printed)
     return MappingProxyType(found)
+
+
+def _cells(table: str) -> Iterator[tuple[str, Quoted, str]]:
+    """The cells of a table, row by row: the column, the quoted value, and the sentence that the paper claims by it."""
+    content = _content()["tables"][table]
+    columns = content["columns"]
+    for row, (name, *cells) in content["rows"].items():
+        for (column, (heading, unit, sentence)), digits in zip(columns.items(), cells, strict=True):
+            id = f"{table}.{row}" if len(columns) == 1 else f"{table}.{row}.{column}"
+            entry = Quoted(id, f"{content['where']}, {name}, {heading}", float(digits), unit, digits)
+            claim = sentence.format(name=name, shown=entry.shown)
+            yield column, entry, f"{claim[0].upper()}{claim[1:]}"

@@ -80,7 +80,8 @@ def world(
         *(time(f"node-{name}", ms, "1920x1080") for name, ms in node_ms.items()),
         *(record("parameters", name, count) for name, count in parameters.items()),
         *(record("size", name, size, "bytes") for name, size in sizes.items()),
-        *(record(quantity, subject, value + 5 * (quantity == "psnr"), "", dataset="urban100", image=f"{image}_SRF_4_HR")
+        *(record(quantity, subject, value + 5 * (quantity == "psnr"), "", dataset="urban100", image=f"{image}_SRF_4_HR",
+                protocol="rgb-border1")
           for image in ("img_004", "img_091") for key, value in crops.items()
           for quantity, subject in (key.split("/"),)),
         record("anchor-difference", "abpn", anchor, "levels"),

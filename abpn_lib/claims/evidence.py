@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from abpn_lib.results import PROTOCOL, Record, columns_of
+from abpn_lib.results import ANY, Record, select
 
 __all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
 
@@ -15,6 +15,8 @@ DATASETS = ("urban100", "bsd100", "set14", "set5", "embedded")
 """The data sets whose mean decides a rule on dB, as far as they were measured."""
 
 SEEDS = 3
+
+KINDS = ("measured", "recorded")
 
 Of = Callable[[Mapping[str, float]], float]
 """What a rule takes from the models' PSNR in dB, by their names."""
@@ -81,10 +83,9 @@ class Evidence:
 
     def image(self, quantity: str, subject: str, image: str) -> Record:
         """The record of one image of Urban100, such as "img_004"."""
-        for record in self.records.get((quantity, subject), []):
+        for record in select(quantity, self.records.get((quantity, subject), []), dataset="urban100", image=ANY):
             # Image names carry the file's suffix: img_004_SRF_4_HR.
-            named = f"{record.get('image', '')}_".startswith(f"{image}_")
-            if named and record.get("dataset") == "urban100" and record.get("protocol", PROTOCOL) == PROTOCOL:
+            if f"{record.get('image', '')}_".startswith(f"{image}_"):
                 return record
         raise Absent(f"there is no record of {quantity} of {subject} on Urban100's {image}")
 
@@ -109,13 +110,12 @@ class Evidence:
         tables: list[dict[str, dict[str, float]]] = [{} for _ in range(SEEDS)]
         used: list[Record] = []
         for dataset in DATASETS:
-            row = self._row(subjects, dataset, reading)
-            if not row:
+            if not (row := self._row(subjects, dataset, reading)):
                 continue
-            tables[0][dataset] = {record.subject: record.value for record in row}
+            first = {record.subject: record.value for record in row}
             others = [self._of_seed(row, dataset, seed, reading) for seed in range(1, SEEDS)]
-            for table, other in zip(tables[1:], others, strict=True):
-                table[dataset] = {**tables[0][dataset], **{name: record.value for name, record in other.items()}}
+            for table, other in zip(tables, [{}, *others], strict=True):
+                table[dataset] = {**first, **{name: record.value for name, record in other.items()}}
             used += [*row, *(record for other in others for record in other.values())]
         if not used:
             raise Absent(f"there is no data set on which PSNR was measured for all of: {', '.join(subjects)}")
@@ -125,19 +125,12 @@ class Evidence:
 
     def psnr(self, subject: str, dataset: str, reading: str | None = None, *kinds: str) -> Record | None:
         """The PSNR of a model over a data set under the authors' protocol, if there is a record of it."""
-        for record in self.records.get(("psnr", subject), []):
-            if (
-                record.kind in (kinds or ("measured", "recorded")) and "image" not in record.columns
-                and record.get("dataset") == dataset and record.get("protocol", PROTOCOL) == PROTOCOL
-                and record.get("reading") == reading
-            ):
-                return record
-        return None
+        known = [record for record in self.records.get(("psnr", subject), []) if record.kind in (kinds or KINDS)]
+        return next(iter(select("psnr", known, dataset=dataset, reading=reading)), None)
 
     def _row(self, subjects: tuple[str, ...], dataset: str, reading: str | None) -> list[Record]:
-        for kinds in (("measured",), ("recorded",), ("measured", "recorded")):
-            found = [self.psnr(subject, dataset, reading, *kinds) for subject in subjects]
-            row = [record for record in found if record is not None]
+        for kinds in (KINDS[:1], KINDS[1:], KINDS):
+            row = [hit for subject in subjects if (hit := self.psnr(subject, dataset, reading, *kinds))]
             # A difference between means over different images would say nothing.
             if len(row) == len(subjects) and len({record.count for record in row}) == 1:
                 return row
@@ -147,18 +140,11 @@ class Evidence:
         """The records of another seed, by the first seed's subject, as far as there are any."""
         others = {}
         for first in row:
-            name = _with_seed(first.subject, seed)
-            hits = [self.psnr(name, dataset, reading, kind) for kind in ("measured", "recorded")]
-            known = next((hit for hit in hits if hit is not None and hit.count == first.count), None)
-            if known is not None:
+            name = replace(first, columns={**first.columns, "seed": seed}).subject
+            hits = (self.psnr(name, dataset, reading, kind) for kind in KINDS)
+            if known := next((hit for hit in hits if hit and hit.count == first.count), None):
                 others[first.subject] = known
         return others
-
-
-def _with_seed(subject: str, seed: int) -> str:
-    """The same model trained from another seed: abpn-fp32 -> abpn-seed1-fp32."""
-    columns = columns_of(subject)
-    return f"{columns['network']}-seed{seed}" + (f"-{columns['form']}" if "form" in columns else "")
 
 
 def size_of(subject: str) -> str:

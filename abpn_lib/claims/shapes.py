@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from abpn_lib import paper
 from abpn_lib.claims.evidence import Absent, Evidence, clearly_above, milliseconds, size_of
@@ -59,8 +59,11 @@ class Rule:
 
     compared: Compared = "a value"
 
-    # A shape has these two: its text, and what the records say (or `Absent`, where one is missing).
+    # A shape has these: its text, what it asks for as one of two halves, and what the records say (or `Absent`).
     def _words(self) -> str:
+        raise NotImplementedError
+
+    def _half(self) -> str:
         raise NotImplementedError
 
     def _find(self, evidence: Evidence) -> Found:
@@ -70,11 +73,6 @@ class Rule:
     def text(self) -> str:
         """The rule in words."""
         return self._words()
-
-    @property
-    def half(self) -> str:
-        """What it asks for as one of two halves."""
-        raise NotImplementedError
 
     def judge(self, evidence: Evidence) -> Judgement:
         """The verdict; "not testable here" where a record is missing."""
@@ -100,97 +98,77 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"at least {self.low:.3g}"
-        return f"at most {self.high:g}" if self.low <= 0 else f"{self.low:.3g} to {self.high:.3g}"
+        return f"at most {self.high:g}" if self.low in (0, -math.inf) else f"{self.low:.3g} to {self.high:.3g}"
 
 
 @dataclass(frozen=True)
-class Difference(Rule):
-    """PSNR of one model less another's (or less the median of several), on the mean over the data sets.
-
-    With `target`, the paper's own difference, `near` and `far` are tolerances in dB around it; without, `good` and
-    `fair` are ranges.
-    """
+class _InRange(Rule):
+    """A number of some models or nodes over or less others; `absent` says why there may be no record of it."""
 
     what: str
-    minuend: str
-    subtrahend: str | tuple[str, ...]
-    good: Range | None = None
-    fair: Range | None = None
-    target: float | None = None
-    near: float = 0
-    far: float = 0
-    why: str = NOT_DIV2K
-    absent: str = ""
-    compared: Compared = "a difference"
-
-    def _words(self) -> str:
-        if self.target is None:
-            return f"{self.what}. Reproduced: {self.good} dB; partly: otherwise {self.fair} dB."
-        return (
-            f"{self.what}, {self.target:+.2f} dB in the paper. Reproduced: within {self.near:.2f} dB of that on the "
-            f"mean over the data sets; partly: within {self.far:.2f} dB."
-        )
-
-    @property
-    def half(self) -> str:
-        """What it asks for as one of two halves."""
-        return f"{self.what}, {self.good} dB"
-
-    def of(self, psnr: Mapping[str, float]) -> float:
-        """The difference, in dB, from the models' PSNR."""
-        others = (self.subtrahend,) if isinstance(self.subtrahend, str) else self.subtrahend
-        return psnr[self.minuend] - statistics.median(psnr[name] for name in others)
-
-    def _find(self, evidence: Evidence) -> Found:
-        others = (self.subtrahend,) if isinstance(self.subtrahend, str) else self.subtrahend
-        try:
-            scores = evidence.scores(*dict.fromkeys((self.minuend, *others)))
-        except Absent:
-            if self.absent:
-                raise Absent(self.absent) from None
-            raise
-        found = self.of(scores.means)
-        if self.target is not None:
-            good, fair = abs(found - self.target) <= self.near, abs(found - self.target) <= self.far
-        else:
-            good, fair = (bound is not None and bound.holds(found) for bound in (self.good, self.fair))
-        return Found(good, fair, scores.text(self.of), scores.records, self.why)
-
-
-@dataclass(frozen=True)
-class Ratio(Rule):
-    """A time (or the sum of several) over another; with `quantity` "size" of two files."""
-
-    what: str
-    above: str | tuple[str, ...]
-    below: str
+    above: tuple[str, ...]
+    below: tuple[str, ...]
     good: Range
     fair: Range | None = None
-    shown: str = "{:.2f}"
-    quantity: Literal["latency", "size"] = "latency"
     absent: str = ""
-    compared: Compared = "a ratio"
+    why: str = ""
+    unit: ClassVar[str] = ""
 
     def _words(self) -> str:
-        return f"{self.what}. Reproduced: {self.good}; partly: {self.fair}."
+        return f"{self.what}. Reproduced: {self.good}{self.unit}; partly: otherwise {self.fair}{self.unit}."
 
-    @property
-    def half(self) -> str:
-        """What it asks for as one of two halves."""
-        return f"{self.what}, {self.good}"
+    def _half(self) -> str:
+        return f"{self.what}, {self.good}{self.unit}"
+
+    def _number(self, evidence: Evidence) -> tuple[float, str, tuple[Record, ...]]:
+        """The number, in words, and its records."""
+        raise NotImplementedError
 
     def _find(self, evidence: Evidence) -> Found:
-        names = (*((self.above,) if isinstance(self.above, str) else self.above), self.below)
+        try:
+            number, measured, records = self._number(evidence)
+        except Absent as absent:
+            raise Absent(self.absent or str(absent)) from None
+        fair = self.fair is not None and self.fair.holds(number)
+        return Found(self.good.holds(number), fair, measured, records, self.why)
+
+
+@dataclass(frozen=True)
+class Difference(_InRange):
+    """PSNR of one model less another's (each may be the median of several), on the mean over the data sets."""
+
+    why: str = NOT_DIV2K
+    compared: Compared = "a difference"
+    unit = " dB"
+
+    def _of(self, psnr: Mapping[str, float]) -> float:
+        above, below = (statistics.median(psnr[name] for name in names) for names in (self.above, self.below))
+        return above - below
+
+    def _number(self, evidence: Evidence) -> tuple[float, str, tuple[Record, ...]]:
+        scores = evidence.scores(*dict.fromkeys((*self.above, *self.below)))
+        return self._of(scores.means), scores.text(self._of), scores.records
+
+
+@dataclass(frozen=True)
+class Ratio(_InRange):
+    """A time (or the sum of several) over another; with `quantity` "size" of two files."""
+
+    why: str = THIS_MACHINE
+    shown: str = "{:.2f}"
+    quantity: Literal["latency", "size"] = "latency"
+    compared: Compared = "a ratio"
+
+    def _number(self, evidence: Evidence) -> tuple[float, str, tuple[Record, ...]]:
+        names = (*self.above, *self.below)
         if self.quantity == "latency":
-            records = list(evidence.times(*names).values())
-            words = milliseconds(records)
+            records = evidence.times(*names)
+            words = milliseconds(records.values())
         else:
-            records = [evidence.value(self.quantity, name) for name in names]
-            words = f"{' and '.join(f'{record.value:,.0f}' for record in records)} bytes"
-        ratio = sum(record.value for record in records[:-1]) / records[-1].value
-        measured = f"{self.shown.format(ratio)} ({words})"
-        fair = self.fair is not None and self.fair.holds(ratio)
-        return Found(self.good.holds(ratio), fair, measured, tuple(records), THIS_MACHINE)
+            records = {name: evidence.value(self.quantity, name) for name in names}
+            words = f"{' and '.join(f'{record.value:,.0f}' for record in records.values())} bytes"
+        above, below = (sum(records[name].value for name in part) for part in (self.above, self.below))
+        return above / below, f"{self.shown.format(above / below)} ({words})", tuple(records.values())
 
 
 @dataclass(frozen=True)
@@ -231,10 +209,9 @@ class Place(Rule):
     @property
     def others(self) -> list[str]:
         """Those that stand clearly apart in the paper; on an image, all."""
-        own = self.paper[self.subject]
-        apart = 1 if self.image else 1 + self.level
+        own, apart = self.paper[self.subject], 0 if self.image else 1 + self.level
         return [name for name, value in self.paper.items()
-                if name != self.subject and (self.image or max(value, own) / min(value, own) > apart)]
+                if name != self.subject and max(value, own) / min(value, own) > apart]
 
     def _words(self) -> str:
         if self.image:
@@ -254,23 +231,21 @@ class Place(Rule):
             records = {name: evidence.image(self.quantity, name, self.image) for name in self.paper}
         else:
             records = evidence.times(self.subject, *self.others)
-        agree = [name for name in self.others if clearly_above(*self._as_in_paper(records, name))]
-        share = len(agree) / len(self.others)
-        good, fair = share == 1, share >= self.enough
+        own, others = records[self.subject], {name: records[name] for name in self.others}
+        agree = [
+            name for name, other in others.items()
+            if clearly_above(*((own, other) if self.paper[self.subject] > self.paper[name] else (other, own)))
+        ]
+        good, used = len(agree) == len(others), tuple(records.values())
         if self.image:
             measured = ", ".join(f"{name} {record.value:.4g}" for name, record in records.items())
             why = "The paper does not say where the crop lies: the whole image's order is compared, not the values."
-            return Found(good, bool(agree), measured, tuple(records.values()), why)
-        against = ", ".join(name for name in self.others if name not in agree)
-        measured = f"{records[self.subject].value:.3g} ms; {len(agree)} of {len(self.others)} pairs as in the paper"
+            return Found(good, bool(agree), measured, used, why)
+        against = ", ".join(name for name in others if name not in agree)
+        measured = f"{own.value:.3g} ms; {len(agree)} of {len(others)} pairs as in the paper"
         measured += f", not those with {against}" if against else ""
         why = f"{NPU}, so the order is compared, not the milliseconds."
-        return Found(good, fair, measured, tuple(records.values()), why)
-
-    def _as_in_paper(self, records: Mapping[str, Record], name: str) -> tuple[Record, Record]:
-        """Two records, the one first that the paper has as the greater."""
-        pair = (records[self.subject], records[name])
-        return pair if self.paper[self.subject] > self.paper[name] else pair[::-1]
+        return Found(good, len(agree) >= self.enough * len(others), measured, used, why)
 
 
 @dataclass(frozen=True)
@@ -285,9 +260,7 @@ class Count(Rule):
     def _words(self) -> str:
         return f"Reproduced: our network's trainable parameters round to {self.thousands:.2f} K; there is no partly."
 
-    @property
-    def half(self) -> str:
-        """What it asks for as one of two halves."""
+    def _half(self) -> str:
         return f"the trainable parameters of {self.network} round to {self.thousands} K"
 
     def _find(self, evidence: Evidence) -> Found:
@@ -355,15 +328,9 @@ class Recipe(Rule):
         return Found(good, fair, measured, (record,), why, "not testable here")
 
 
-def _halves(*parts: bool | None) -> tuple[bool, bool]:
-    """Whether a claim of several halves holds, and whether in part; None is a half that was not tested."""
-    tested = [part for part in parts if part is not None]
-    return len(tested) == len(parts) and all(tested), any(tested)
-
-
 @dataclass(frozen=True)
 class Both(Rule):
-    """Two halves. Where the second has no record it is untested, and its `absent` says so."""
+    """Two halves, of which the second is untested where it has no record."""
 
     first: Rule
     second: Rule
@@ -371,7 +338,7 @@ class Both(Rule):
     compared: Compared = "a ratio"
 
     def _words(self) -> str:
-        halves = f"Two halves: {self.first.half}; {self.second.half}"
+        halves = f"Two halves: {self.first._half()}; {self.second._half()}"
         return f"{halves}. Reproduced: both; partly: one, or one with the other untested."
 
     def _find(self, evidence: Evidence) -> Found:
@@ -379,12 +346,10 @@ class Both(Rule):
         try:
             second = self.second._find(evidence)
         except Absent as absent:
-            untested = getattr(self.second, "absent", "") or str(absent)
-            good, fair = _halves(first.good, None)
-            return Found(good, fair, first.measured, first.records, f"Untested: {untested}. {first.why}".strip())
-        good, fair = _halves(first.good, second.good)
-        measured = f"{first.measured}{self.joint}{second.measured}"
-        return Found(good, fair, measured, first.records + second.records, first.why or second.why)
+            return first._replace(good=False, fair=first.good, why=f"Untested: {absent}. {first.why}".strip())
+        measured, records = f"{first.measured}{self.joint}{second.measured}", first.records + second.records
+        good, fair = first.good and second.good, first.good or second.good
+        return Found(good, fair, measured, records, first.why or second.why)
 
 
 @dataclass(frozen=True)
