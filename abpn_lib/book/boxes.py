@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from abpn_lib import paper
-from abpn_lib.book.tables import Html, inline, table
+from abpn_lib.book.tables import Html, table
 from abpn_lib.claims import Claim, Judgement, claim, judge
 from abpn_lib.results import Record
 from abpn_lib.values import MARKS
@@ -70,7 +70,9 @@ def _mark(kind: str) -> str:
 
 
 def _quotes(entry: Claim) -> str:
-    return " ".join(inline(paper.value(id)) for id in entry.quoted if paper.quoted(id).value is not None)
+    quotes = [paper.quoted(id) for id in entry.quoted]
+    shown = [html.escape(f"“{quote.shown}”") for quote in quotes if quote.value is not None]
+    return " ".join(f'<span class="value kind-quoted">{text}</span>' for text in shown)
 
 
 def _box(entry: Claim, judgement: Judgement) -> Html:

@@ -113,7 +113,7 @@ def _legend() -> Html:
 
 
 def _data_note() -> Html:
-    names = ("embedded", *datasets.BENCHMARKS)
+    names = datasets.SCORED
     absent = [name for name in names if not datasets.available(name)]
     here = ", ".join(name for name in names if name not in absent)
     if not absent:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from abpn_lib import datasets
 from abpn_lib.results import ANY, Record, select
 
 __all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
 
-DATASETS = ("urban100", "bsd100", "set14", "set5", "embedded")
+DATASETS = datasets.SCORED[::-1]
 """The data sets whose mean decides a rule on dB, as far as they were measured."""
 
 SEEDS = 3

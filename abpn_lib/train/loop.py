@@ -69,12 +69,8 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
             )
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     load_weights(model, folder / "weights.npz")
-    if not recipe.revive:
-        return model
-    try:
+    if recipe.revive:
         networks.revive(model, lr_images, seed=recipe.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     return model
 
 

@@ -5,12 +5,12 @@ GROUPED = {run: {**group, "options": f"{group.get('options', '')} {options}".str
 RUNS = GROUPED | config["chain"]
 # Where the weights of a name's files come from, and how its files are made.
 SOURCES = GROUPED | config["means"] | config["same_weights"] | {run: {"forms": ["fp32"]} for run in config["chain"]}
-BENCHMARKS = [name for name in ("embedded", *datasets.BENCHMARKS) if datasets.available(name)]
+SCORED = [name for name in datasets.SCORED if datasets.available(name)]
 
 MODELS = [f"runs/models/{name}-{form}.tflite" for name, source in SOURCES.items() for form in source["forms"]]
 MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in config["qat_ways"]]
-RECORDS = [f"{kind}-{data}" for kind in ("psnr", "field") for data in BENCHMARKS] + ["curves"]
-RECORDS += ["figure3-urban100-images"] if "urban100" in BENCHMARKS else []
+RECORDS = [f"{kind}-{data}" for kind in ("psnr", "field") for data in SCORED] + ["curves"]
+RECORDS += ["figure3-urban100-images"] if "urban100" in SCORED else []
 
 
 rule train:
