@@ -1,13 +1,8 @@
 """HR to LR and back: MATLAB's antialiased bicubic resizing.
 
-The paper, DIV2K and the whole field make LR images with MATLAB's ``imresize``. OpenCV and
-scikit-image do not antialias in the same way, and Pillow treats borders differently, so the
-resampling is written out here.
-
-References
-----------
-R. Keys, "Cubic convolution interpolation for digital image processing", IEEE Trans. ASSP 29(6),
-1981, pp. 1153-1160 (the kernel, a = -0.5).
+The paper, DIV2K and the whole field make LR images with MATLAB's ``imresize``. OpenCV and scikit-image do not antialias
+in the same way, and Pillow treats borders differently, so the resampling is written out here. The kernel, a = -0.5, is
+that of R. Keys, "Cubic convolution interpolation for digital image processing", IEEE Trans. ASSP 29(6), 1981.
 """
 
 from __future__ import annotations
@@ -22,24 +17,15 @@ __all__ = ["bicubic_down", "bicubic_resize", "bicubic_up", "crop_to_multiple"]
 
 
 def crop_to_multiple(image: NDArray, scale: int) -> NDArray:
-    """Crop the bottom and right of an (H, W, ...) image so that `scale` divides H and W.
-
-    Raises `ValueError` if the image is smaller than `scale` in either direction.
-    """
-    height, width = (n - n % scale for n in image.shape[:2])
-    if height == 0 or width == 0:
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise ValueError(f"an image of {size} pixels cannot be cropped to a multiple of {scale}")
-    return image[:height, :width]
+    """Crop the bottom and right of an (H, W, ...) image so that `scale` divides H and W."""
+    height, width = image.shape[:2]
+    if min(height, width) < scale:
+        raise ValueError(f"an image of {width}x{height} pixels cannot be cropped to a multiple of {scale}")
+    return image[: height - height % scale, : width - width % scale]
 
 
 def bicubic_down(hr: NDArray, scale: int) -> NDArray:
-    """Shrink an (H, W) or (H, W, C) image by an integer `scale`; H and W must be multiples of it.
-
-    Keeps the dtype: uint8 stays uint8, floats stay floats of any range.
-
-    Raises `ValueError` if `scale` does not divide H and W.
-    """
+    """Shrink an (H, W) or (H, W, C) image by an integer `scale`, keeping its dtype; H and W must be multiples of it."""
     if hr.shape[0] % scale or hr.shape[1] % scale:
         raise ValueError(f"{hr.shape[1]}x{hr.shape[0]} pixels do not divide by {scale}: use crop_to_multiple first")
     return bicubic_resize(hr, Fraction(1, scale))
@@ -53,11 +39,8 @@ def bicubic_up(lr: NDArray, scale: int) -> NDArray:
 def bicubic_resize(image: NDArray, scale: Fraction) -> NDArray:
     """Resize an (H, W) or (H, W, C) image by `scale`, as MATLAB's ``imresize(A, scale)`` does.
 
-    Output sides are ``ceil(side * scale)``. uint8 output is rounded and saturated once, after both
-    passes; rounding after each pass instead moves Set5's bicubic PSNR by 0.003 dB. Floats are not
-    rounded.
-
-    Raises `TypeError` if the dtype is neither uint8 nor floating.
+    Output sides are ``ceil(side * scale)``. uint8 output is rounded and saturated once, after both passes; rounding
+    after each pass instead moves Set5's bicubic PSNR by 0.003 dB. Floats, of any range, are not rounded.
     """
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"bicubic resizing takes uint8 or floating images, not {image.dtype}")

@@ -1,10 +1,7 @@
 """PSNR and SSIM under an explicit protocol.
 
-References
-----------
-Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, "Image quality assessment: from error visibility to
-structural similarity", IEEE Trans. Image Processing 13(4), 2004 (SSIM; Gaussian window, sigma 1.5).
-ITU-R BT.601 (the Y channel, as MATLAB's ``rgb2ycbcr`` computes it).
+SSIM is that of Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, "Image quality assessment: from error visibility to
+structural similarity", IEEE Trans. Image Processing 13(4), 2004; the Y channel is ITU-R BT.601's, as MATLAB's.
 """
 
 from __future__ import annotations
@@ -41,9 +38,8 @@ Y_BORDER3 = Protocol("y", 3)
 def psnr(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protocol = AUTHORS) -> float:
     """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 images, peak 255.
 
-    The squared error is averaged over all pixels and channels together. Equal images give inf.
-
-    Raises `ValueError` if shapes differ, the dtype is not uint8, or the border leaves nothing to compare.
+    The squared error is averaged over all pixels and channels together. Equal images give inf. Raises `ValueError` if
+    shapes differ or the border leaves nothing to compare.
     """
     from skimage.metrics import peak_signal_noise_ratio
 
@@ -56,22 +52,18 @@ def psnr(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protoc
 def ssim(truth: NDArray[np.uint8], estimate: NDArray[np.uint8], protocol: Protocol = AUTHORS) -> float:
     """Structural similarity (mean over pixels and channels) of two (H, W, 3) uint8 images.
 
-    An 11x11 Gaussian window with sigma 1.5 and population covariance, as in Wang et al.
-
-    Raises `ValueError`: as `psnr`, and if a side is under 11 pixels after the crop.
+    An 11x11 Gaussian window with sigma 1.5 and population covariance, as in Wang et al. Raises `ValueError` as `psnr`,
+    and if a side is under 11 pixels after the crop.
     """
     from skimage.metrics import structural_similarity
 
     a, b = _prepared(truth, estimate, protocol)
     if min(a.shape[:2]) < 11:
         raise ValueError(f"SSIM needs at least 11 pixels a side after cropping, not {a.shape[1]}x{a.shape[0]}")
-    channel_axis = -1 if a.ndim == 3 else None
-    return float(
-        structural_similarity(
-            a, b, data_range=255, channel_axis=channel_axis,
-            gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-        )
-    )
+    return float(structural_similarity(
+        a, b, data_range=255, channel_axis=-1 if a.ndim == 3 else None, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False,
+    ))
 
 
 def _prepared(truth: NDArray, estimate: NDArray, protocol: Protocol) -> tuple[NDArray, NDArray]:
@@ -79,13 +71,12 @@ def _prepared(truth: NDArray, estimate: NDArray, protocol: Protocol) -> tuple[ND
         raise ValueError(f"two images of one (H, W, 3) shape are needed, not {truth.shape} and {estimate.shape}")
     if truth.dtype != np.uint8 or estimate.dtype != np.uint8:
         raise ValueError(f"uint8 images are needed, not {truth.dtype} and {estimate.dtype}")
-    n = protocol.border
-    if min(truth.shape[:2]) <= 2 * n:
-        raise ValueError(f"a border of {n} leaves nothing of {truth.shape[1]}x{truth.shape[0]} pixels")
-    inside = (slice(n, truth.shape[0] - n), slice(n, truth.shape[1] - n))
-    images = [image[inside] for image in (truth, estimate)]
+    n, (height, width) = protocol.border, truth.shape[:2]
+    if min(height, width) <= 2 * n:
+        raise ValueError(f"a border of {n} leaves nothing of {width}x{height} pixels")
+    a, b = (image[n : height - n, n : width - n] for image in (truth, estimate))
     if protocol.colour == "y":
         from skimage.color import rgb2ycbcr
 
-        return rgb2ycbcr(images[0])[..., 0], rgb2ycbcr(images[1])[..., 0]
-    return images[0].astype(np.float64), images[1].astype(np.float64)
+        return rgb2ycbcr(a)[..., 0], rgb2ycbcr(b)[..., 0]
+    return a.astype(np.float64), b.astype(np.float64)

@@ -2,14 +2,13 @@
 
 A record has **columns** that say of what and under which conditions it was measured: network, form ("fp32",
 "int8-ptq", ...), seed, dataset, protocol, size, threads, kernels, ... Pages ask for a tidy `frame` of them.
-
-Records are plain JSON. Those of long runs are shipped in ``abpn_lib/records`` (kind *recorded*); those of the run
-at hand are made by `Context.record` (kind *measured*). A quoted value is never a record: it stands in
-`abpn_lib.paper`.
+Those of long runs are shipped in ``abpn_lib/records`` (kind *recorded*); those of the run at hand are made by
+`Context.record` (kind *measured*). A quoted value is never a record: it stands in `abpn_lib.paper`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -20,7 +19,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +29,7 @@ from abpn_lib.values import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ANY", "Context", "Record",  "columns_of", "find", "frame", "load", "recorded", "save"]
+__all__ = ["ANY", "Context", "Record", "columns_of", "find", "frame", "load", "recorded", "save", "select"]
 
 Kind = Literal["measured", "recorded"]
 Column = str | int
@@ -44,7 +43,6 @@ PROTOCOL = "rgb-border1"
 # What is meant unless a condition says otherwise: the authors' protocol, a whole data set, the first seed.
 _USUAL: Mapping[str, Any] = {"protocol": PROTOCOL, "image": None, "reading": None}
 _SCORES = ("psnr", "ssim")
-
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ class Context:
         `where` and `columns` are its further columns.
         """
         every = {**columns_of(subject), **(where or {}), **columns}
-        return Record(
-            quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, kind="measured"
-        )
+        return Record(quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, "measured")
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Record:
     spread: tuple[float, float] | None = None
     spread_is: str = ""
     model_sha256: str = ""
-    kind: Kind = field(default="recorded", kw_only=True)
+    kind: Kind = "recorded"
 
     @property
     def subject(self) -> str:
@@ -109,8 +105,7 @@ class Record:
     @property
     def id(self) -> str:
         """What is measured, in one line: two records of one id measure the same quantity."""
-        rest = sorted(self.columns.keys() - _NAMING)
-        conditions = ",".join(f"{key}={self.columns[key]}" for key in rest)
+        conditions = ",".join(f"{key}={self.columns[key]}" for key in sorted(self.columns.keys() - _NAMING))
         return f"{self.quantity}/{self.subject}" + (f"[{conditions}]" if conditions else "")
 
     @property
@@ -144,10 +139,7 @@ _NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:
 def columns_of(name: str) -> Mapping[str, Column]:
     """What a model's name says: network, seed (if not the first), form; after # one operator, after / what it is over.
 
-    Examples
-    --------
-    >>> columns_of("abpn-seed1-int8-ptq")
-    {'network': 'abpn', 'seed': 1, 'form': 'int8-ptq'}
+    That of "abpn-seed1-int8-ptq" is ``{"network": "abpn", "seed": 1, "form": "int8-ptq"}``.
     """
     found = _NAME.fullmatch(name)
     named = {key: text for key, text in found.groupdict().items() if text} if found else {}
@@ -165,9 +157,7 @@ def frame(quantity: str, records: Iterable[Record] | None = None, **where: Any) 
     import pandas as pd
 
     found = select(quantity, recorded() if records is None else records, **where)
-    rows = [
-        {"seed": 0, **r.columns, "value": r.shown, "count": r.count, "kind": r.kind, "record": r} for r in found
-    ]
+    rows = [{"seed": 0, **r.columns, "value": r.shown, "count": r.count, "kind": r.kind, "record": r} for r in found]
     wanted = [key for key, value in where.items() if value is not None and value is not ANY]
     return pd.DataFrame(rows, columns=None if rows else [*wanted, "value", "count", "kind", "record"])
 
@@ -193,14 +183,10 @@ def _holds(record: Record, column: str, wanted: Any) -> bool:
 
 
 def find(quantity: str, records: Iterable[Record], **where: Any) -> Record:
-    """The first record that `frame` would have a row of.
-
-    Raises `DataError` if there is none.
-    """
-    hits = select(quantity, records, **where)
-    if not hits:
-        raise DataError(f"no record of {quantity} with {where}")
-    return hits[0]
+    """The first record that `frame` would have a row of. Raises `DataError` if there is none."""
+    for record in select(quantity, records, **where):
+        return record
+    raise DataError(f"no record of {quantity} with {where}")
 
 
 # Files: contexts stand once, and a row names its own by number.
@@ -218,18 +204,15 @@ def save(path: Path, records: Iterable[Record]) -> None:
         if context not in contexts:
             contexts.append(context)
         own = {name: getattr(record, name) for name in _FIELDS[:-1]}
-        told = {key: value for key, value in own.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
-        rows.append({**told, **record.columns, "context": contexts.index(context)})
+        own = {key: value for key, value in own.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+        rows.append({**own, **record.columns, "context": contexts.index(context)})
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
     head = json.dumps(contexts, indent=1, ensure_ascii=False)
     write_atomically(path, f'{{"contexts": {head},\n"records": [\n{lines}\n]}}\n'.encode())
 
 
 def load(path: Path, kind: Kind = "recorded") -> list[Record]:
-    """Read one JSON file of records.
-
-    Raises `DataError` if it is not such a file, or a value in it cannot have been measured.
-    """
+    """Read one JSON file of records. Raises `DataError` if it is none, or a value in it cannot have been measured."""
     try:
         if not path.is_file():
             raise FileNotFoundError("there is no such file")
@@ -260,21 +243,15 @@ def _record(row: Mapping[str, Any], contexts: list[Context], kind: Kind) -> Reco
         raise ValueError("a record names a context that is not there")
     if type(own["count"]) is not int or own["count"] < 1:
         raise ValueError(f"its count {own['count']!r} is no number of measurements")
-    spread = own["spread"]
-    if spread is not None:
-        if len(spread) != 2 or not all(_is_number(end) for end in spread) or spread[0] > spread[1]:
+    if own["spread"] is not None:
+        low, high = own["spread"]
+        if not _is_number(low) or not _is_number(high) or low > high:
             raise ValueError("its spread is not two numbers in order")
-        spread = (float(spread[0]), float(spread[1]))
+        own["spread"] = (float(low), float(high))
     value = own["value"]
-    if not _is_number(value) or (own["quantity"] in _TIMES and not value >= _SHORTEST_MS):
+    if not _is_number(value) or (own["quantity"] == "latency" and value < 1e-6):
         raise ValueError(f"its {own['quantity']} {str(value)[:40]} cannot have been measured")
-    return Record(
-        own["quantity"], float(value), own["unit"], columns, contexts[own["context"]], own["count"], spread,
-        own["spread_is"], own["model_sha256"], kind=kind,
-    )
-
-
-_TIMES, _SHORTEST_MS = ("latency",), 1e-6
+    return Record(**{**own, "value": float(value), "context": contexts[own["context"]]}, columns=columns, kind=kind)
 
 
 def _is_number(value: object) -> bool:
@@ -294,12 +271,9 @@ def _recorded() -> tuple[Record, ...]:
 
 
 def _device() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or a CPU without a name
+    cpus = Path("/proc/cpuinfo")  # Linux's, where it names the CPU
+    named = re.search(r"^model name\s*:(.*)", cpus.read_text(), re.MULTILINE) if cpus.exists() else None
+    name = named[1].strip() if named else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} logical CPUs, {platform.system()} {platform.machine()}"
 
 
@@ -311,10 +285,8 @@ _PACKAGES = (
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

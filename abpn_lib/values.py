@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,14 +26,8 @@ class Value:
 
     `interval` is (low, high) in the same unit. Values subtract, and are scaled by plain numbers; what comes out
     carries unit, kind and sources. A measured and a recorded one give a recorded one. With a missing value (NaN, as
-    pandas writes it) everything is missing.
-
-    Raises
-    ------
-    TypeError
-        Where a quoted value meets one of ours: they stand side by side, and are never subtracted or divided.
-    ValueError
-        Where the units of a difference differ.
+    pandas writes it) everything is missing. A quoted value and one of ours stand side by side, and are never subtracted
+    or divided (a TypeError); the units of a difference must agree (a ValueError).
     """
 
     number: float
@@ -117,16 +112,11 @@ def is_missing(cell: object) -> bool:
 
 
 def mean(values: Iterable[Value]) -> Value:
-    """The plain mean of values of one unit, all quoted or all ours.
-
-    Raises `ValueError` if there are none, or their units differ.
-    """
+    """The plain mean of values of one unit, all quoted or all ours; a ValueError where there are none."""
     listed = list(values)
-    if not listed or len({value.unit for value in listed}) > 1:
+    if len({value.unit for value in listed}) != 1:
         raise ValueError("a mean needs values, and of one unit")
-    total = listed[0]
-    for value in listed[1:]:
-        total = replace(total, kind=total._kind_with(value))
+    total = functools.reduce(lambda one, other: replace(one, kind=one._kind_with(other)), listed)
     number = sum(value.number for value in listed) / len(listed)
     source = listed[0].source if len(listed) == 1 else f"the mean of {'; '.join(value.source for value in listed)}"
     return replace(total, number=number, source=source, interval=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -19,21 +20,20 @@ __all__ = ["Patches", "batch_at", "batches", "with_rescaled_copies"]
 class Patches:
     """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut.
 
-    An image is drawn in proportion to its area times its weight (1 if no weights are given).
-
-    Raises `InputError` if no image is as large as a patch.
+    An image is drawn in proportion to its area times its weight (1 if no weights are given). Raises `InputError` if
+    no image is as large as a patch.
     """
 
     def __init__(
         self, hr_images: Iterable[NDArray[np.uint8]], scale: int, patch: int, weights: Iterable[float] | None = None
     ) -> None:
-        every = zip(hr_images, weights, strict=True) if weights is not None else ((hr, 1.0) for hr in hr_images)
+        self.scale, self.patch = scale, patch
+        every = zip(hr_images, weights or itertools.repeat(1.0), strict=False)
         used = [(hr, weight) for hr, weight in every if min(hr.shape[:2]) >= patch * scale]
+        if not used:
+            raise InputError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
         # LR is made from the whole image, as DIV2K's is, not from the patch.
         self.pairs = [(bicubic_down(hr, scale), hr) for hr, _ in used]
-        self.scale, self.patch = scale, patch
-        if not self.pairs:
-            raise InputError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
         areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=np.float64)
         weighted = areas * [weight for _, weight in used]
         self.chance = weighted / weighted.sum()
@@ -42,10 +42,7 @@ class Patches:
 def with_rescaled_copies(
     hr_images: Iterable[NDArray[np.uint8]], recipe: Recipe
 ) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """What a recipe shows of each HR (H, W, 3) image, and the weight of each: the image and its bicubic copies.
-
-    The copies have `recipe.rescaled_copies` percent of its size, cropped to a multiple of the scale.
-    """
+    """What a recipe shows of each HR (H, W, 3) image, with its weight: the image and `recipe.rescaled_copies`."""
     for hr in hr_images:
         large = hr.shape[0] * hr.shape[1] >= recipe.photo_pixels
         weight = recipe.photo_weight if large else 1.0
@@ -56,10 +53,7 @@ def with_rescaled_copies(
 
 
 def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Batch number `step`: LR (N, p, p, 3) and HR (N, sp, sp, 3) float32 in [0, 1], flipped and rotated.
-
-    The result depends on the arguments alone.
-    """
+    """Batch number `step`: LR (N, p, p, 3) and HR (N, sp, sp, 3) float32 in [0, 1], flipped and rotated."""
     rng = np.random.default_rng([seed, step])
     scale, side = patches.scale, patches.patch
     lr_batch = np.empty((batch, side, side, 3), np.uint8)
@@ -79,8 +73,7 @@ def batch_at(patches: Patches, batch: int, seed: int, step: int) -> tuple[NDArra
 
 def batches(patches: Patches, recipe: Recipe, first: int) -> tf.data.Dataset:
     """The batches from number `first` to the recipe's last, in order, made ahead of and beside the training steps."""
-    lr_shape = (recipe.batch, recipe.patch, recipe.patch, 3)
-    hr_shape = (recipe.batch, recipe.patch * recipe.scale, recipe.patch * recipe.scale, 3)
+    lr_shape, hr_shape = ((recipe.batch, side, side, 3) for side in (recipe.patch, recipe.patch * recipe.scale))
 
     def make(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # A function with state would be run alone, and nothing ahead, once op determinism is on.

@@ -26,7 +26,7 @@ from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import DataError, InputError, write_atomically
 from abpn_lib.train.batches import Patches, batches, with_rescaled_copies
 from abpn_lib.train.recipe import Recipe
-from abpn_lib.train.runs import BROKEN, load_weights, read_run, save_npz, save_weights, write_provenance
+from abpn_lib.train.runs import load_npz, load_weights, read_run, reading, save_npz, save_weights, write_provenance
 from abpn_lib.train.soap import Soap
 
 __all__ = [
@@ -39,10 +39,7 @@ Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
 def build_start(recipe: Recipe) -> keras.Model:
-    """The recipe's network with its initial weights.
-
-    Raises `InputError` if the recipe starts from another run, for which there is `build_after`.
-    """
+    """The recipe's network with its initial weights. Raises `InputError` if the recipe starts from another run."""
     if recipe.init == "run":
         raise InputError("this recipe goes on from another run: name its folder (--after)")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
@@ -58,15 +55,13 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     """The network of a finished run in `folder` as a start for `recipe`.
 
     With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
-
-    Raises `InputError` if the folder holds no finished run, or one of another network.
+    Raises `DataError` if the folder holds no finished run, `InputError` if it holds one of another network.
     """
     first = read_run(folder).recipe
     for field in ("network", "scale", "pairs"):
         if getattr(first, field) != getattr(recipe, field):
-            raise InputError(
-                f"{folder} has {field} {getattr(first, field)}, the recipe {getattr(recipe, field)}: they must agree"
-            )
+            found, wanted = getattr(first, field), getattr(recipe, field)
+            raise InputError(f"{folder} has {field} {found}, the recipe {wanted}: they must agree")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     load_weights(model, folder / "weights.npz")
     if recipe.revive:
@@ -90,23 +85,22 @@ def train(
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
 
-    `model` is what training starts from, if not `build_start(recipe)`; QAT passes its own.
+    `model` is what training starts from, if not `build_start(recipe)`. Where several GPUs are visible, each takes an
+    equal part of every batch, so the weights are those of one device but for rounding; `strategy` decides otherwise,
+    and a `model` given without one trains on one device. `each_step` is called with the loss of each step, which need
+    not have been computed yet.
 
-    Where several GPUs are visible, each takes an equal part of every batch; `strategy` decides otherwise. The
-    gradients are averaged, so the weights are those of one device but for rounding. A `model` given without a
-    `strategy` trains on one device: variables cannot be moved to several afterwards. `each_step` is called with
-    the loss of each step; it need not have been computed yet.
-
-    The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv``
-    (step, loss, rate, validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that
-    was killed at any moment goes on from its last checkpoint and ends in the same bits.
-
-    Raises `InputError` if the folder holds a run of another recipe, or an unreadable checkpoint, or if the devices
-    cannot share a batch equally.
+    The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv`` (step, loss, rate,
+    validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that was killed at any moment goes on from its
+    last checkpoint and ends in the same bits. Raises `InputError` if the folder holds a run of another recipe or the
+    devices cannot share a batch equally, `DataError` if its checkpoint cannot be read or the loss is not finite.
     """
     shown = list(with_rescaled_copies(hr_images, recipe))
     patches = Patches((hr for hr, _ in shown), recipe.scale, recipe.patch, [weight for _, weight in shown])
-    strategy = strategy or (_strategy() if model is None else tf.distribute.get_strategy())
+    if strategy is None:
+        # Variables of a model that is given cannot be moved to several devices afterwards.
+        several = model is None and len(tf.config.list_logical_devices("GPU")) > 1
+        strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
     if recipe.batch % strategy.num_replicas_in_sync:
         raise InputError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
     # Without it some gradients are summed in whatever order the threads finish.
@@ -122,8 +116,7 @@ def train(
     first, rows = _resume(folder, state)
     step_function = _step_function(model, optimizer, recipe.loss, strategy)
     losses: list[tf.Tensor] = []
-    started = time.perf_counter()
-    done_before = float(rows[-1]["seconds"]) if rows else 0.0
+    started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     bar = tqdm(
         strategy.experimental_distribute_dataset(batches(patches, recipe, first)), total=recipe.steps, initial=first,
         unit="step", desc=recipe.network, disable=not progress, mininterval=1.0,
@@ -137,10 +130,14 @@ def train(
         if each_step:
             each_step(losses[-1])
         if step % save_every == 0 or step == recipe.steps:
-            seconds = done_before + time.perf_counter() - started
-            rows.append(_log_row(step, losses, optimizer, model, validation, seconds))
-            if not math.isfinite(float(rows[-1]["loss"])):
+            loss = float(np.mean([float(loss) for loss in losses]))
+            if not math.isfinite(loss):
                 raise _not_finite(step)
+            rows.append({
+                "step": str(step), "loss": f"{loss:.6f}", "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
+                "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
+                "seconds": f"{time.perf_counter() - started:.1f}",
+            })
             bar.set_postfix(loss=rows[-1]["loss"], psnr=rows[-1]["val_psnr"])
             _save(folder, state, step, rows)
             losses = []
@@ -157,10 +154,7 @@ def run(
     """Train by a recipe on the images at hand, or go on with a run that was stopped; return its weights' path.
 
     `after` is the finished run that it goes on from. At each checkpoint the images of `validate_on` are scored
-    ("": none).
-
-    Raises `InputError` or `DataError` if the recipe, the folder or the run gone on from do not fit, or images are
-    missing.
+    ("": none). Raises `InputError` or `DataError` if recipe, folder and `after` do not fit, or images are missing.
     """
     if after and recipe.init != "run":
         recipe = replace(recipe, init="run", revive=True)
@@ -181,7 +175,7 @@ def validation_pairs(name: str, scale: int) -> Validation:
 
 
 def use_threads(count: int) -> None:
-    """Give TensorFlow so many threads, unless it has started already; the bits of a run depend on it."""
+    """Give TensorFlow so many threads, on which a run's bits depend, unless it has started already."""
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
@@ -192,27 +186,22 @@ def threads() -> int:
     return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
 
 
-def _strategy() -> tf.distribute.Strategy:
-    """All GPUs where there are several, else TensorFlow's one default device."""
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
-
-
 def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     if recipe.schedule == "cosine":
-        rising = {"initial_learning_rate": 0.0, "warmup_target": recipe.lr, "warmup_steps": recipe.warmup}
-        start = rising if recipe.warmup else {"initial_learning_rate": recipe.lr}
-        rate = keras.optimizers.schedules.CosineDecay(decay_steps=recipe.steps - recipe.warmup, **start)
+        start, top = (0.0, recipe.lr) if recipe.warmup else (recipe.lr, None)
+        rate = keras.optimizers.schedules.CosineDecay(
+            start, recipe.steps - recipe.warmup, warmup_target=top, warmup_steps=recipe.warmup
+        )
     else:
         values = [recipe.lr / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
-    average: dict[str, Any] = {
-        "use_ema": recipe.ema_decay > 0, "ema_momentum": recipe.ema_decay or 0.99, "ema_overwrite_frequency": None,
-    }
+    ema: dict[str, Any] = {"use_ema": recipe.ema_decay > 0, "ema_overwrite_frequency": None}
+    if recipe.ema_decay:
+        ema["ema_momentum"] = recipe.ema_decay
     if recipe.optimizer == "soap":
-        average |= {"bias_lr_factor": recipe.bias_lr_factor, "first_layer_lr_factor": recipe.first_layer_lr_factor}
-        return Soap(rate, **average)
-    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False, **average)
+        first, bias = recipe.first_layer_lr_factor, recipe.bias_lr_factor
+        return Soap(rate, bias_lr_factor=bias, first_layer_lr_factor=first, **ema)
+    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, jit_compile=False, **ema)
 
 
 def _step_function(
@@ -239,17 +228,6 @@ def _not_finite(step: int) -> DataError:
     return DataError(f"the loss is not finite at step {step}: try a smaller learning rate (--lr)")
 
 
-def _log_row(
-    step: int, losses: list[tf.Tensor], optimizer: keras.optimizers.Optimizer, model: keras.Model,
-    validation: Validation | None, seconds: float,
-) -> dict[str, str]:
-    return {
-        "step": str(step), "loss": f"{np.mean([float(loss) for loss in losses]):.6f}",
-        "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
-        "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "", "seconds": f"{seconds:.1f}",
-    }
-
-
 def _claim_folder(folder: Path, recipe: Recipe) -> None:
     path, text = folder / "recipe.json", json.dumps(asdict(recipe), indent=1)
     if path.exists() and path.read_bytes() != text.encode():
@@ -261,15 +239,11 @@ def _resume(folder: Path, state: list[tf.Variable]) -> tuple[int, list[dict[str,
     path = folder / "checkpoint.npz"
     if not path.exists():
         return 0, []
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = [saved[f"v{i}"] for i in range(len(state))]
-            step, rows = int(saved["step"]), json.loads(str(saved["log"]))
-        for variable, array in zip(state, arrays, strict=True):
-            variable.assign(array)
-    except BROKEN as error:
-        raise DataError(f"{path} cannot be read ({error}): delete it to start again") from error
-    return step, rows
+    with reading(f"{path} cannot be read", ": delete it to start again"):
+        saved = load_npz(path)
+        for i, variable in enumerate(state):
+            variable.assign(saved[f"v{i}"])
+        return int(saved["step"]), json.loads(str(saved["log"]))
 
 
 def _save(folder: Path, state: list[tf.Variable], step: int, rows: list[dict[str, str]]) -> None:

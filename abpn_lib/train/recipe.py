@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources.abc import Traversable
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from abpn_lib.files import InputError
 
@@ -61,10 +61,8 @@ def names() -> list[str]:
 def recipe(name: str, **changes: Any) -> Recipe:
     """A named recipe with some fields replaced (None means: keep).
 
-    With another number of steps the halvings keep their place in the whole, and the warm-up takes at
-    most a tenth of it.
-
-    Raises `InputError` if there is no such recipe, its file names a field that is none, or a value is out of range.
+    With another number of steps the halvings keep their place in the whole, and the warm-up takes at most a tenth of
+    it. Raises `InputError` if there is no such recipe, its file names a field that is none, or a value is impossible.
     """
     if name not in names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
@@ -78,14 +76,10 @@ def recipe(name: str, **changes: Any) -> Recipe:
 
 
 def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from its fields as a file has them; `where` names the file.
-
-    Raises `InputError` if one is unknown or of another type.
-    """
+    """A recipe from its fields as a file has them. Raises `InputError` with `where` if one is none or cannot be so."""
     types = get_type_hints(Recipe)
-    known = {entry.name for entry in fields(Recipe)}
-    if unknown := sorted(set(content) - known):
-        raise InputError(f"{where} has no such field as {', '.join(unknown)}; a recipe has {', '.join(sorted(known))}")
+    if unknown := sorted(content.keys() - types.keys()):
+        raise InputError(f"{where} has no such field as {', '.join(unknown)}; a recipe has {', '.join(sorted(types))}")
     for key, value in content.items():
         if not _fits(value, types[key]):
             raise InputError(f"{where}: {key} is {value!r}, which it cannot be")
@@ -95,13 +89,11 @@ def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
 
 def options() -> dict[str, dict[str, Any]]:
     """The fields that a command may change, as options of argparse; the others only a recipe's file can give."""
-    kinds: dict[Any, Any] = {int: int, float: float, str: str}
-    found = {}
+    types, found = get_type_hints(Recipe), {}
     for entry in fields(Recipe):
-        wanted = get_type_hints(Recipe)[entry.name]
-        choices = [choice for choice in get_args(wanted) if isinstance(choice, str)]
-        if wanted in kinds or choices:
-            how = {"choices": choices} if choices else {"type": kinds[wanted]}
+        choices, wanted = _choices(types[entry.name]), types[entry.name]
+        if choices or wanted in (int, float, str):
+            how = {"choices": choices} if choices else {"type": wanted}
             text = f"{entry.metadata['help']} (default: the recipe's)"
             found[f"--{entry.name.replace('_', '-')}"] = {**how, "help": text}
     return found
@@ -119,17 +111,19 @@ def _read(file: Traversable) -> dict[str, Any]:
     return {**(_read(_folder() / f"{parent}.yaml") if parent else {}), **content}
 
 
+def _choices(kind: Any) -> list[str]:
+    return [choice for choice in get_args(kind) if isinstance(choice, str)]
+
+
 def _fits(value: Any, wanted: Any) -> bool:
-    if wanted is float:
-        return type(value) in (int, float)
-    if wanted in (int, str, bool):
-        return type(value) is wanted
-    if choices := [choice for choice in get_args(wanted) if isinstance(choice, str)]:
+    if get_origin(wanted) is tuple:
+        return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+    if choices := _choices(wanted):
         return value in choices
-    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+    return type(value) is wanted or (wanted is float and type(value) is int)
 
 
-_LARGEST = {"steps": 10**9, "patch": 4096, "batch": 4096, "scale": 8, "pairs": 100}
+_POSSIBLE = {"steps": (1, 10**9), "patch": (1, 4096), "batch": (1, 4096), "scale": (1, 8), "pairs": (0, 100)}
 
 
 def _demand_possible(made: Recipe) -> None:
@@ -137,8 +131,7 @@ def _demand_possible(made: Recipe) -> None:
 
     if made.network not in networks.NETWORKS:
         raise InputError(f"no network is called {made.network!r}; there are {', '.join(networks.NETWORKS)}")
-    for name, most in _LARGEST.items():
-        least = 0 if name == "pairs" else 1
+    for name, (least, most) in _POSSIBLE.items():
         if not least <= getattr(made, name) <= most:
             raise InputError(f"{name} is {str(getattr(made, name))[:20]}: {least} to {most} is possible")
     if made.seed < 0 or not 0 < made.lr <= 1:

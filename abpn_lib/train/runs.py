@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import tf_keras as keras
@@ -19,15 +20,12 @@ from abpn_lib import datasets, networks, results
 from abpn_lib.files import DataError, InputError, sha256, write_atomically
 from abpn_lib.train.recipe import Recipe, from_fields
 
-# What reading a file that was cut off, changed or written by something else can raise.
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
-
-_CONTEXT = ("command", "device", "versions", "commit", "date")
-
 __all__ = [
-    "Run", "average", "dead_channels", "load_weights", "read_log", "read_run", "records_of_run", "save_npz",
-    "save_weights", "write_provenance",
+    "Run", "average", "dead_channels", "load_npz", "load_weights", "read_log", "read_run", "reading", "records_of_run",
+    "save_npz", "save_weights", "write_provenance",
 ]
+
+_CONTEXT = tuple(field.name for field in fields(results.Context))
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,26 @@ class Run:
 
     recipe: Recipe
     provenance: dict[str, Any]
+
+    @property
+    def context(self) -> results.Context:
+        """Where and by which command it was trained."""
+        return results.Context(**{key: self.provenance[key] for key in _CONTEXT})
+
+
+@contextlib.contextmanager
+def reading(what: str, remedy: str = "") -> Iterator[None]:
+    """What reading a file that was cut off, changed or written by something else raises becomes a `DataError`."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile, InputError) as error:
+        raise DataError(f"{what} ({error}){remedy}") from error
+
+
+def load_npz(path: Path) -> dict[str, NDArray]:
+    """The arrays of an .npz file (no pickles), by name."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        return dict(saved)
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -48,15 +66,13 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
     Raises `DataError` if the file is not one of this network's, or holds a number that is not finite.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = [saved[weight.name] for weight in model.weights]
+    with reading(f"{path} does not hold the weights of {model.name}"):
+        saved = load_npz(path)
+        arrays = [saved[weight.name] for weight in model.weights]
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("a weight is not finite")
         for weight, array in zip(model.weights, arrays, strict=True):
             weight.assign(array)
-    except BROKEN as error:
-        raise DataError(f"{path} does not hold the weights of {model.name} ({error})") from error
 
 
 def save_npz(path: Path, arrays: dict[str, NDArray]) -> None:
@@ -81,52 +97,40 @@ def write_provenance(
     }
     if after:
         provenance["started_from"] = {**read_run(after).provenance, "weights_sha256": sha256(after / "weights.npz")}
+    _write(folder, provenance)
+
+
+def _write(folder: Path, provenance: Mapping[str, Any]) -> None:
     write_atomically(folder / "provenance.json", (json.dumps(provenance, indent=1) + "\n").encode())
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run that `train` has finished and `write_provenance` described.
-
-    Raises `DataError` if the folder holds no finished run.
-    """
-    try:
+    """Read a run that `write_provenance` described. Raises `DataError` if the folder holds no finished run."""
+    with reading(f"{folder} holds no finished run", f": run `abpn train --out {folder}` to its end"):
         provenance = json.loads((folder / "provenance.json").read_text())
         made = from_fields(provenance["recipe"], str(folder / "provenance.json"))
         if missing := [key for key in (*_CONTEXT, "seed", "log", "wall_seconds") if key not in provenance]:
             raise ValueError(f"its provenance lacks {missing[0]}")
         return Run(made, provenance)
-    except (*BROKEN, InputError) as error:
-        raise DataError(
-            f"{folder} holds no finished run ({error}): run `abpn train --out {folder}` to its end"
-        ) from error
 
 
 def read_log(folder: Path) -> Iterator[dict[str, float]]:
     """The rows of a run's ``log.csv``, as numbers; columns that were not measured are left out."""
-    try:
-        with (folder / "log.csv").open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if not (row.get("step") and row.get("seconds")):
-                    raise ValueError("a row has no step or no time")
-                yield {key: float(value) for key, value in row.items() if value}
-    except BROKEN as error:
-        raise DataError(f"{folder / 'log.csv'} is not the log of a run ({error})") from error
+    path = folder / "log.csv"
+    with reading(f"{path} is not the log of a run"), path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if not (row.get("step") and row.get("seconds")):
+                raise ValueError("a row has no step or no time")
+            yield {key: float(value) for key, value in row.items() if value}
 
 
 def average(folders: Sequence[Path], out: Path, context: results.Context) -> None:
     """Make the mean of several finished runs' weights a run of its own, in `out`, beside its ``provenance.json``.
 
     The runs must have gone on from one and the same run, which may be among them: only then do their weights lie in
-    one valley of the loss, and the mean is often better than each. Its provenance is the first one's, and names
-    every part.
-
-    Raises `InputError` if a folder holds no finished run, if the runs did not go on from one, or if `out` holds a run
-    already.
-
-    References
-    ----------
-    M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-    increasing inference time", ICML 2022.
+    one valley of the loss, and the mean is often better than each (M. Wortsman et al., "Model soups", ICML 2022). Its
+    provenance is the first one's, and names every part. Raises `DataError` if a folder holds no finished run,
+    `InputError` if the runs did not go on from one, or if `out` holds a run already.
     """
     runs = [read_run(folder) for folder in folders]
     ends = [sha256(folder / "weights.npz") for folder in folders]
@@ -136,42 +140,33 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
         raise InputError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
     if (out / "provenance.json").exists():
         raise InputError(f"{out} holds a run: name another folder, or delete it")
-    parts = [_arrays(folder / "weights.npz") for folder in folders]
+    parts = [_weights(folder) for folder in folders]
     if any(part.keys() != parts[0].keys() for part in parts):
         raise InputError("the runs are of different networks: their weights have no mean")
     out.mkdir(parents=True, exist_ok=True)
     save_npz(out / "weights.npz", {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]})
-    of = []
-    for run, end in zip(runs, ends, strict=True):
-        own = {key: value for key, value in run.provenance.items() if key != "started_from"}
-        of.append({**own, "weights_sha256": end})
+    of = [
+        {**{key: value for key, value in run.provenance.items() if key != "started_from"}, "weights_sha256": end}
+        for run, end in zip(runs, ends, strict=True)
+    ]
     seconds = sum(run.provenance["wall_seconds"] for run in runs)
-    made = {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of}
-    write_atomically(out / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
+    _write(out, {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of})
 
 
-def _arrays(path: Path) -> dict[str, NDArray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            return dict(saved)
-    except BROKEN as error:
-        raise DataError(f"{path} does not hold weights ({error})") from error
+def _weights(folder: Path) -> dict[str, NDArray]:
+    with reading(f"{folder / 'weights.npz'} does not hold weights"):
+        return load_npz(folder / "weights.npz")
 
 
 def records_of_run(folder: Path) -> list[results.Record]:
-    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name.
-
-    Raises `DataError` if the folder holds no finished run.
-    """
+    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name."""
     run = read_run(folder)
-    made, context = run.provenance, _context_of(run)
-    recipe: dict[str, Any] = {key: str(made["recipe"][key]) for key in ("optimizer", "init", "lr")}
-    recipe |= {"architecture": made["recipe"]["network"], "recipe_seed": made["seed"]}
+    made = run.provenance["recipe"]
+    recipe: dict[str, Any] = {key: str(made[key]) for key in ("optimizer", "init", "lr")}
+    recipe |= {"architecture": made["network"], "recipe_seed": run.provenance["seed"]}
     return [
-        context.record(
-            "validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]),
-        )
-        for row in made["log"] if "val_psnr" in row
+        run.context.record("validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]))
+        for row in run.provenance["log"] if "val_psnr" in row
     ]
 
 
@@ -179,20 +174,13 @@ def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[
     """How many hidden channels of a finished run's network are silent on all LR (H, W, 3) uint8 images: one record.
 
     None for networks where a channel's silence cannot be told from its convolution's output, and for QAT.
-
-    Raises `DataError` if the folder holds no finished run.
     """
     run = read_run(folder)
-    quantised = any("quant" in name for name in _arrays(folder / "weights.npz"))
+    quantised = any("quant" in name for name in _weights(folder))
     model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
     if quantised or not networks.is_chain(model):
         return []
     load_weights(model, folder / "weights.npz")
     silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
     by_layer: dict[str, Any] = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
-    return [_context_of(run).record("dead-channels", folder.name, sum(silent), "", by_layer)]
-
-
-def _context_of(run: Run) -> results.Context:
-    made = run.provenance
-    return results.Context(**{key: made[key] for key in _CONTEXT})
+    return [run.context.record("dead-channels", folder.name, sum(silent), "", by_layer)]

@@ -1,12 +1,8 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, for the convolutions of a small network.
 
-A plain chain of 3x3 convolutions starts slowly under Adam (section 4.1 of the paper trains a million
-steps). Its kernels are small matrices, at most 252x28, so that a second-order method costs little per
-step, and it needs many fewer of them.
-
-Reference
----------
-N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3.
+A plain chain of 3x3 convolutions starts slowly under Adam (section 4.1 of the paper trains a million steps). Its
+kernels are small matrices, at most 252x28, so that a second-order method costs little per step, and it needs many
+fewer of them. Source: N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3.
 """
 
 from __future__ import annotations
@@ -23,22 +19,12 @@ __all__ = ["Soap"]
 class Soap(keras.optimizers.Optimizer):
     """SOAP for every variable of rank 4 (a kernel, as the matrix (k·k·C_in, C_out)); Adam for the others.
 
-    Parameters
-    ----------
-    learning_rate
-        As Adam's: a number or a schedule.
-    momentum, second, covariance
-        Decay of the gradient's average, of its square in the eigenbasis, and of the two covariances.
-    every
-        Steps between two updates of the eigenbasis.
-    bias_lr_factor
-        What the learning rate of the other variables is multiplied with. Biases as fast as kernels push channels
-        below their ReLU for good, where nothing brings them back.
-    first_layer_lr_factor
-        What the learning rate of the first variable is multiplied with: the kernel that reads the image. Pixels are
-        never negative, so that its channels die as soon as a kernel's sum falls below zero.
-    options
-        Those of `keras.optimizers.Optimizer`, such as ``use_ema``.
+    `momentum`, `second` and `covariance` are the decay of the gradient's average, of its square in the eigenbasis, and
+    of the two covariances; the eigenbasis is updated every `every` steps. The other variables' learning rate is
+    multiplied with `bias_lr_factor`: biases as fast as kernels push channels below their ReLU for good. That of the
+    first variable, the kernel that reads the image, is multiplied with `first_layer_lr_factor`: pixels are never
+    negative, so that its channels die as soon as a kernel's sum falls below zero. `options` are those of
+    `keras.optimizers.Optimizer`, such as ``use_ema``.
     """
 
     def __init__(
