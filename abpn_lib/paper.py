@@ -25,16 +25,11 @@ __all__ = [
 ]
 
 # Read from the file when first asked for, not at import.
-META_NODES: Mapping[str, str]
-"""Table 1's rows: id -> name, in the paper's order, as are the next ones."""
+META_NODES: Mapping[str, str]  # Table 1's rows: id -> name, in the paper's order, as are the next ones
 TABLE2: Mapping[str, str]
-"""Table 2's rows: network -> name."""
-COMPARED: Mapping[str, str]
-"""Table 3's rows."""
-CHALLENGE: Mapping[str, str]
-"""Table 4's rows."""
-FIGURE3: Mapping[str, str]
-"""The methods of Figure 3."""
+COMPARED: Mapping[str, str]  # Table 3's rows
+CHALLENGE: Mapping[str, str]  # Table 4's rows
+FIGURE3: Mapping[str, str]  # Figure 3's methods
 SECTIONS: Mapping[str, str]
 """Tables, figures and sections that make a claim, in the ledger's order, with a title for each."""
 QUOTED: Mapping[str, Quoted]
@@ -113,8 +108,14 @@ def statements() -> Mapping[str, str]:
 
 
 def rules() -> Mapping[str, Mapping[str, Any]]:
-    """The rules of the statements as data, by their ids: see `abpn_lib.claims.shapes`."""
-    return {id: content["rule"] for id, content in _content()["statements"].items()}
+    """The rules of statements and of some cells as data, by their ids: see `abpn_lib.claims.shapes`."""
+    found = {id: content["rule"] for id, content in _content()["statements"].items()}
+    for id, content in _content()["tables"].items():
+        given = content.get("rules", {})
+        for column, entry, _ in _cells(id):
+            if rule := given.get(entry.id.removeprefix(f"{id}."), given.get(column)):
+                found[entry.id] = rule
+    return found
 
 
 def score(psnr: float, milliseconds: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from abpn_lib import claims, paper
 from abpn_lib.claims.evidence import Evidence
-from abpn_lib.claims.shapes import Score
+from abpn_lib.claims.ledger import score_rule
 from abpn_lib.files import InputError
 from abpn_lib.results import Context, Record, columns_of
 
@@ -195,7 +195,9 @@ def test_a_measured_record_goes_before_a_recorded_one() -> None:
     (29.87, 36.89, "92.7", "reproduced"), (29.87, 36.89, "93", "reproduced"),
 ])
 def test_score_is_judged_by_its_printed_digits(psnr_value: float, ms: float, printed: str, expected: str) -> None:
-    assert Score(psnr_value, ms, printed).judge(Evidence([])).verdict == expected
+    quoted = [replace(paper.quoted("S15.gain"), value=value, text=text)
+              for value, text in ((psnr_value, ""), (ms, ""), (None, printed))]
+    assert score_rule(*quoted).judge(Evidence([])).verdict == expected
 
 
 def test_scores_are_arithmetic_on_quoted_values() -> None:

@@ -3,7 +3,7 @@
 - `Difference`, `Ratio`: a number in a range (the paper's dB are on DIV2K validation, ours on other images, so gaps are
   compared, never the values themselves; the paper's milliseconds are an NPU's or a phone's, so ratios are).
 - `Slower`, `Place`: an order; two medians whose intervals overlap are not ordered.
-- `Count`, `Score`: a value that must agree in every digit.
+- `Count`: a value that must agree in every digit.
 - `Recipe`: a description of what the authors did, which no measurement refutes.
 - `Both`: two halves of these. `Own`: a rule with code of its own. `Untestable`: none at all.
 """
@@ -16,19 +16,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
-from abpn_lib import paper
 from abpn_lib.claims.evidence import Absent, Evidence, clearly_above, milliseconds, size_of
 from abpn_lib.results import Record
 
 __all__ = [
-    "NOT_DIV2K", "NPU", "THIS_MACHINE", "Both", "Compared", "Count", "Difference", "Found", "Judgement", "Own", "Place",
-    "Range", "Ratio", "Recipe", "Rule", "Score", "Slower", "Untestable", "Verdict",
+    "NOT_DIV2K", "THIS_MACHINE", "Both", "Compared", "Count", "Difference", "Found", "Judgement", "Own", "Place",
+    "Range", "Ratio", "Recipe", "Rule", "Slower", "Untestable", "Verdict",
 ]
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "not testable here"]
 Compared = Literal["a value", "a difference", "an ordering", "a ratio", "arithmetic", "a description"]
 
-NPU = "The time belongs to the paper's NPU"
 NOT_DIV2K = "Our images are not DIV2K's, so only the difference is compared."
 THIS_MACHINE = "Another device than the paper's: the comparison holds for the machine that was timed."
 
@@ -244,7 +242,7 @@ class Place(Rule):
         against = ", ".join(name for name in others if name not in agree)
         measured = f"{own.value:.3g} ms; {len(agree)} of {len(others)} pairs as in the paper"
         measured += f", not those with {against}" if against else ""
-        why = f"{NPU}, so the order is compared, not the milliseconds."
+        why = "The time belongs to the paper's NPU, so the order is compared, not the milliseconds."
         return Found(good, len(agree) >= self.enough * len(others), measured, used, why)
 
 
@@ -267,27 +265,6 @@ class Count(Rule):
         record = evidence.value("parameters", self.network)
         same = round(record.value / 1000, 2) == self.thousands
         return Found(same, False, self.shown.format(record.value), (record,), "" if same else self.why)
-
-
-@dataclass(frozen=True)
-class Score(Rule):
-    """A challenge score that must follow from its row's PSNR in dB and time in ms, digit by digit."""
-
-    psnr: float
-    milliseconds: float
-    printed: str
-    compared: Compared = "arithmetic"
-
-    def _words(self) -> str:
-        return (
-            "2^(2·PSNR − 48) / ms, computed from the row's quoted PSNR and run time. Reproduced: equal to the score in "
-            "every digit printed; there is no partly."
-        )
-
-    def _find(self, evidence: Evidence) -> Found:
-        value = f"{paper.score(self.psnr, self.milliseconds):.{len(self.printed.partition('.')[2])}f}"
-        why = "Arithmetic on the paper's own numbers: nothing was measured for it."
-        return Found(value == self.printed, False, f"{value}, computed from quoted values", (), why)
 
 
 @dataclass(frozen=True)
