@@ -25,14 +25,18 @@ from abpn_lib.paper import TABLE2
 __all__ = [
     "FSRCNN_VARIANTS", "NETWORKS", "Anchor", "DepthToSpace", "Resize", "build", "chain", "channel_maxima", "fold",
     "image_layer", "is_chain", "parameter_count", "rescale", "revive", "start_as_identity",
+    "widen",
 ]
 
-NETWORKS = (*TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm")
+NETWORKS = (
+    *TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm", "abpn32", "abpn32-short",
+)
 """The networks that are trained: Table 2's rows, where `abpn` is the baseline + ABRL, and others for comparison.
 
 `abpn-as-worded` is ABPN as the paper's sentences read: 43,035 parameters. `abpn-leaky` has leaky ReLU of slope
 0.1 in place of ReLU (S3), `abpn-batchnorm` a batch normalisation before each ReLU (S5), and
-`fsrcnn-anchor` adds ABPN's anchor path to FSRCNN's output.
+`fsrcnn-anchor` adds ABPN's anchor path to FSRCNN's output. `abpn32` is ABPN with 32 channels, as NCNet
+is: 52,279 parameters; `abpn32-short` is the same without the last convolution, 27 to 27: 45,691.
 """
 
 FSRCNN_VARIANTS = ("fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y")
@@ -103,7 +107,7 @@ class Resize(keras.layers.Layer):
         return {**super().get_config(), "scale": self.scale, "method": self.method}
 
 
-def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed: int = 0) -> keras.Model:
+def build(name: str, scale: int = 3, *, channels: int | None = None, pairs: int = 5, seed: int = 0) -> keras.Model:
     """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights (section 4.1).
 
     Parameters
@@ -111,13 +115,14 @@ def build(name: str, scale: int = 3, *, channels: int = 28, pairs: int = 5, seed
     scale
         Any integer of at least 1.
     channels, pairs
-        Width and number of conv-ReLU pairs after the first convolution (28 and 5 in the paper);
-        FSRCNN has its own (56, 12, 4) and ignores them.
+        Width and number of conv-ReLU pairs after the first convolution (28 and 5 in the paper; the width is 32
+        where the name says so); FSRCNN has its own (56, 12, 4) and ignores them.
     seed
         Of the initial weights.
     """
     if name not in (*NETWORKS, *FSRCNN_VARIANTS):
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+    channels = channels or (32 if name.startswith("abpn32") else 28)
     if scale < 1 or channels < 3 or pairs < 0:
         raise ValueError(f"scale {scale}, channels {channels}, pairs {pairs}: at least 1, 3 and 0 are needed")
     lr = keras.Input((None, None, 1 if name == "fsrcnn-y" else 3), name="lr")
@@ -166,7 +171,7 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
     if name == "fsrl":
         # Figure 1a; before the narrowing pair, the last place where both sides have 28 channels.
         x = keras.layers.Add(name="feature_add")([x, shallow])
-    if pairs:
+    if pairs and name != "abpn32-short":
         x = convolution.pair(x, last, f"dfe{pairs}", name)  # (N, H, W, 27)
     x = convolution(x, out_channels, "transition")  # (N, H, W, 27)
     if name.startswith("abpn"):
@@ -330,3 +335,22 @@ def revive(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]], *, seed: 
             layer.kernel.assign(np.where(np.expand_dims(silent, -1) if axis == -2 else silent, fresh, kernel))
         layers[i].bias.assign(np.where(silent, 0, layers[i].bias.numpy()))
     return [int(silent.sum()) for silent in dead]
+
+
+def widen(narrow: keras.Model, wide: keras.Model) -> None:
+    """Make `wide` compute what `narrow` does, in place: two chains alike but for their width, such as abpn and abpn32.
+
+    The further channels keep half of their initial kernels, and nothing of what `narrow` had reads them yet: their
+    outgoing weights to it are zero, which training then moves.
+    """
+    chains = chain(narrow), chain(wide)
+    if [layer.name for layer in chains[0]] != [layer.name for layer in chains[1]]:
+        raise ValueError(f"{narrow.name} cannot be widened to {wide.name}: their layers are not alike")
+    for old, new in zip(*chains, strict=True):
+        (kernel, bias), wider = old.get_weights(), new.get_weights()[0] * np.float32(0.5)
+        if np.less(wider.shape, kernel.shape).any():
+            raise ValueError(f"{wide.name} is narrower than {narrow.name}: it cannot compute the same")
+        c_in, c_out = kernel.shape[2:]
+        wider[..., :c_out] = 0
+        wider[:, :, :c_in, :c_out] = kernel
+        new.set_weights([wider, np.pad(bias, (0, wider.shape[3] - c_out))])

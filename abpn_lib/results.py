@@ -105,7 +105,7 @@ class Record:
     @property
     def id(self) -> str:
         """What is measured, in one line: two records of one id measure the same quantity."""
-        conditions = ",".join(f"{key}={self.columns[key]}" for key in sorted(self.columns.keys() - _NAMING))
+        conditions = ",".join(f"{key}={self.columns[key]}" for key in sorted(self.columns.keys() - _NAME.groupindex))
         return f"{self.quantity}/{self.subject}" + (f"[{conditions}]" if conditions else "")
 
     @property
@@ -130,7 +130,6 @@ _DIGITS = {
     "anchor-difference": 0, "crop-matches": 0, "dead-channels": 0, "guest-instructions": 0, "latency": 1,
     "layer-parameters": 0, "parameters": 0, "ssim": 4, "training-steps": 0,
 }
-_NAMING = {"network", "seed", "form", "operator", "over"}
 _NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:fp32|int8)[^/#]*))?"
                    r"(?:#(?P<operator>[^/]*))?(?:/(?P<over>.*))?")
 
@@ -190,7 +189,6 @@ def find(quantity: str, records: Iterable[Record], **where: Any) -> Record:
 
 
 # Files: contexts stand once, and a row names its own by number.
-
 _FIELDS = ("quantity", "value", "unit", "count", "spread", "spread_is", "model_sha256", "context")
 _DEFAULTS = {"count": 1, "spread": None, "spread_is": "", "model_sha256": ""}
 
@@ -271,9 +269,10 @@ def _recorded() -> tuple[Record, ...]:
 
 
 def _device() -> str:
-    cpus = Path("/proc/cpuinfo")  # Linux's, where it names the CPU
-    named = re.search(r"^model name\s*:(.*)", cpus.read_text(), re.MULTILINE) if cpus.exists() else None
-    name = named[1].strip() if named else platform.processor() or platform.machine()
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # not Linux, or a CPU without a name
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return f"{name}, {os.cpu_count()} logical CPUs, {platform.system()} {platform.machine()}"
 
 

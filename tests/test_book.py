@@ -73,6 +73,11 @@ def test_a_bare_number_is_refused(number: float) -> None:
         book.bars(["ABPN"], {"here": {"ABPN": number}}, quantity="PSNR")
 
 
+def test_a_table_without_rows_is_one_sentence() -> None:
+    shown = book.table([], ["model", "time"], caption="A phone", absent="no phone was measured")
+    assert shown.html == "<p>A phone: no phone was measured.</p>"
+
+
 def test_a_short_row_and_an_empty_caption_are_refused() -> None:
     with pytest.raises(ValueError, match="needs 2 cells"):
         book.table([["ABPN"]], ["model", "PSNR"], caption="PSNR")

@@ -46,6 +46,33 @@ def test_table_2_has_one_parameter_count() -> None:
     assert counts == dict.fromkeys(TABLE2, 42_539)
 
 
+def test_32_channels_by_hand() -> None:
+    wide = 27 * 32 + 32 + 4 * (9 * 32 * 32 + 32) + 9 * 32 * 27 + 27
+    assert networks.parameter_count(built("abpn32-short")) == wide == 45_691
+    assert networks.parameter_count(built("abpn32")) == wide + 9 * 27 * 27 + 27 == 52_279
+
+
+def test_widening_keeps_the_function_and_leaves_every_new_weight_a_gradient_in_two_steps() -> None:
+    narrow = with_random_biases(networks.build("abpn", seed=1))
+    wide = networks.build("abpn32", seed=2)
+    networks.widen(narrow, wide)
+    lr = lr_batch()
+    np.testing.assert_allclose(wide(lr), narrow(lr), atol=1e-5)
+    assert all(np.any(kernel[..., 28:]) for kernel in wide.get_weights() if kernel.shape[-1] == 32 and kernel.ndim == 4)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(wide(lr)))
+    # What reads the new channels is zero, but moves.
+    moved = tape.gradient(loss, wide.get_layer("dfe5").kernel)
+    assert np.any(moved[:, :, 28:])
+
+
+def test_only_a_wider_chain_of_the_same_layers_can_be_widened_to() -> None:
+    with pytest.raises(ValueError, match="narrower"):
+        networks.widen(networks.build("abpn32"), networks.build("abpn"))
+    with pytest.raises(ValueError, match="not alike"):
+        networks.widen(networks.build("abpn"), networks.build("abpn32-short"))
+
+
 def test_parameter_counts_by_hand() -> None:
     def conv(kernel: int, c_in: int, c_out: int) -> int:
         return kernel * kernel * c_in * c_out + c_out

@@ -348,6 +348,13 @@ def test_a_start_that_does_not_fit_is_refused(first: Path, tmp_path: Path, cat: 
         loop.build_after(first, recipe("long-2-revive", network="fsrl"), [cat])
 
 
+def test_an_abpn_is_widened_where_the_recipe_has_32_channels(first: Path, cat: np.ndarray) -> None:
+    wide = replace(recipe("long-5-32-channels"), revive=False)
+    lr = bicubic_down(cat, 3)[None].astype(np.float32) / 255
+    one, other = (loop.build_after(first, made, [])(lr) for made in (wide, replace(wide, network="abpn")))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_copies_are_the_images_at_other_sizes(cat: np.ndarray) -> None:
     shown = list(batches.with_rescaled_copies([cat], replace(TINY, rescaled_copies=(70, 50))))
     assert [image.shape for image, _ in shown] == [(300, 450, 3), (210, 315, 3), (150, 225, 3)]

@@ -83,6 +83,8 @@ def table(
         raise ValueError("a table needs a caption")
     if any(len(row) != len(heads) for row in rows):
         raise ValueError(f"every row of {caption!r} needs {len(heads)} cells")
+    if not rows:
+        return note("{}: {}.", caption, absent)
     heads = [str(known.get(head, head)) for head in heads]
     places = [digits if isinstance(digits, int) else (digits or {}).get(head) for head in heads]
     rows = [[_shown(cell, known, at, absent) for cell, at in zip(row, places, strict=True)] for row in rows]
@@ -93,15 +95,14 @@ def table(
         for row in rows
     )
     name = id or "table-" + re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60]
-    empty = "" if rows else f" ({absent})"
     plain = "\n".join(["\t".join(heads), *("\t".join(str(cell) for cell in row) for row in rows)])
     return Html(
         # Focusable, so that a keyboard can scroll it on a narrow screen.
         f'<div class="table-scroll" style="overflow-x:auto" role="region" tabindex="0" '
         f'aria-labelledby="{name}-caption">'
-        f'<table id="{name}"><caption id="{name}-caption" style="text-align:left">{html.escape(caption + empty)}'
+        f'<table id="{name}"><caption id="{name}-caption" style="text-align:left">{html.escape(caption)}'
         f"</caption><thead><tr>{head_row}</tr></thead><tbody>{body}</tbody></table></div>",
-        f"{caption}{empty}\n{plain}",
+        f"{caption}\n{plain}",
     )
 
 

@@ -81,9 +81,8 @@ def _claims() -> Mapping[str, Claim]:
         within = tuple(key for key in paper.QUOTED if key.startswith(f"{id}.")) or (id,)
         if id.endswith(".score"):
             within = (id, id.replace(".score", ".psnr"), id.replace(".score", ".ms"))
-        made[id] = Claim(
-            id, paper.quoted(id).where, statement, within, rules[id], rules[id].text, rules[id].compared
-        )
+        rule = rules[id]
+        made[id] = Claim(id, paper.quoted(id).where, statement, within, rule, rule.text, rule.compared)
     return made
 
 

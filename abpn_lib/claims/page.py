@@ -22,24 +22,14 @@ def page(entries: Sequence[tuple[Claim, Judgement]]) -> str:
 
     template = (importlib.resources.files("abpn_lib.claims") / "page.md.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"md": _escaped, "code": _code, "anchor": anchor, "slug": _slug}
+    environment.filters |= {"md": _escaped, "code": _code, "anchor": anchor}
     sections: dict[str, list[tuple[Claim, Judgement]]] = {name: [] for name in paper.SECTIONS}
     for entry, judgement in entries:
         sections[entry.section].append((entry, judgement))
-    shown = {name: rows for name, rows in sections.items() if rows}
     return environment.from_string(template).render(
-        sections=shown, headings={name: _heading(name) for name in shown}, verdicts=get_args(Verdict), marks=_MARKS,
-        datasets=DATASETS, quotes=_quotes, here=_here, verdict=_verdict,
+        sections={name: rows for name, rows in sections.items() if rows}, titles=paper.SECTIONS,
+        verdicts=get_args(Verdict), marks=_MARKS, datasets=DATASETS, quotes=_quotes, here=_here,
     )
-
-
-def _heading(section: str) -> str:
-    title = paper.SECTIONS[section]
-    return f"{section[0].upper()}{section[1:]}" + (f": {title}" if title else "")
-
-
-def _slug(section: str) -> str:
-    return "claims-" + section.lower().replace(" ", "-").replace(".", "-")
 
 
 def _quotes(entry: Claim) -> str:
@@ -56,11 +46,6 @@ def _here(judgement: Judgement) -> str:
         return "no record"
     kinds = sorted({str(record.kind) for record in judgement.records}) or [""]
     return _escaped(f"{' and '.join(_MARKS[kind] for kind in kinds)}: {judgement.measured}")
-
-
-def _verdict(entry: Claim, judgement: Judgement) -> str:
-    as_what = "" if judgement.verdict == "not testable here" else f", as {entry.compared}"
-    return f"**{judgement.verdict}**{as_what}"
 
 
 def _escaped(text: str, *, keep_code: bool = False) -> str:

@@ -55,15 +55,20 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     """The network of a finished run in `folder` as a start for `recipe`.
 
     With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
-    Raises `DataError` if the folder holds no finished run, `InputError` if it holds one of another network.
+    An `abpn32` may go on from an `abpn`, which is widened first. Raises `DataError` if the folder holds no finished
+    run, `InputError` if it holds one of another network.
     """
     first = read_run(folder).recipe
-    for field in ("network", "scale", "pairs"):
+    wider = (first.network, recipe.network) == ("abpn", "abpn32")
+    for field in ("scale", "pairs") if wider else ("network", "scale", "pairs"):
         if getattr(first, field) != getattr(recipe, field):
             found, wanted = getattr(first, field), getattr(recipe, field)
             raise InputError(f"{folder} has {field} {found}, the recipe {wanted}: they must agree")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
-    load_weights(model, folder / "weights.npz")
+    start = networks.build(first.network, recipe.scale, pairs=recipe.pairs) if wider else model
+    load_weights(start, folder / "weights.npz")
+    if wider:
+        networks.widen(start, model)
     if recipe.revive:
         networks.revive(model, lr_images, seed=recipe.seed)
     return model
