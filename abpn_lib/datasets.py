@@ -121,6 +121,8 @@ def _registry_rows() -> tuple[dict[str, str], ...]:
 
 def _from_registry(name: str) -> Dataset:
     rows = [row for row in _registry_rows() if row["dataset"] in _UNIONS.get(name, (name,))]
+    if not rows:
+        raise DataError(f"{name}: registry.csv has no file of this data set")
     entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
     return Dataset(name, _LISTED[name], rows[0]["licence"], entries)
 
@@ -330,6 +332,8 @@ def _decode(path: Path, entry: Entry) -> Rgb:
 def _download(entry: Entry, path: Path, *, progress: bool) -> None:
     import pooch
 
+    if not entry.address:
+        raise DataError(f"{entry.path} has no address to be fetched from: put it there yourself")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
     download = pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=60)

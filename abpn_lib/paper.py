@@ -33,7 +33,7 @@ FIGURE3: Mapping[str, str]  # Figure 3's methods
 SECTIONS: Mapping[str, str]
 """Tables, figures and sections that make a claim, in the ledger's order, with a title for each."""
 QUOTED: Mapping[str, Quoted]
-"""Every quoted value by its id: T1.<node>, T2.<network>.<column>, ..., S1 to S21, and S13.none for a number in S13."""
+"""Every quoted value by its id: T1.<node>, T2.<network>.<column>, ..., S1, ..., and S13.none for a number in S13."""
 ELSEWHERE: Mapping[str, Fact]
 """What a reader who rebuilds the network meets at once, and the paper does not say: id -> fact with its source."""
 

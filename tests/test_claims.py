@@ -12,7 +12,7 @@ import pytest
 
 from abpn_lib import claims, paper
 from abpn_lib.claims.evidence import Evidence
-from abpn_lib.claims.ledger import score_rule
+from abpn_lib.claims.ledger import rule_of, score_rule
 from abpn_lib.files import InputError
 from abpn_lib.results import Context, Record, columns_of
 
@@ -141,11 +141,27 @@ def test_every_row_of_the_document_has_one_claim() -> None:
 
 def test_each_claim_is_whole() -> None:
     for claim in claims.claims():
+        assert claim.section in paper.SECTIONS, claim.id
         assert claim.statement, claim.id
         assert claim.where, claim.id
         assert claim.rule, claim.id
         assert claim.quoted, claim.id
         assert set(claim.quoted) <= set(paper.QUOTED), claim.id
+
+
+@pytest.mark.parametrize(("content", "part"), [
+    ({"shape": "diffrence", "what": "x"}, "'diffrence'"),
+    ({"shape": "ratio", "wat": "x"}, "shape ratio"),
+    ({}, "None"),
+])
+def test_a_rule_that_no_shape_takes(content: dict[str, str], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        rule_of(content)
+
+
+def test_a_rule_says_what_its_code_asks() -> None:
+    content = {"shape": "difference", "what": "A gain", "above": ["a"], "below": ["b"], "good": [-0.05, 0.05]}
+    assert rule_of(content).text == "A gain. Reproduced: -0.05 to 0.05 dB; there is no partly."
 
 
 def test_without_records_nothing_is_testable_and_each_says_why() -> None:

@@ -51,7 +51,7 @@ class Claim:
 
 
 def claims() -> tuple[Claim, ...]:
-    """Every claim, by tables, figure and statements: T1.<node>, T2.<network>.<column>, ..., S1 to S21."""
+    """Every claim, by tables, figure and statements: T1.<node>, T2.<network>.<column>, ..., S1, S2, ..."""
     return tuple(_claims().values())
 
 
@@ -75,7 +75,7 @@ def ledger(records: Iterable[Record]) -> list[tuple[Claim, Judgement]]:
 
 @functools.cache
 def _claims() -> Mapping[str, Claim]:
-    rules = {**_table_rules(), **{id: _rule(content) for id, content in paper.rules().items()}}
+    rules = {**_table_rules(), **{id: rule_of(content) for id, content in paper.rules().items()}}
     made = {}
     for id, statement in paper.statements().items():
         within = tuple(key for key in paper.QUOTED if key.startswith(f"{id}.")) or (id,)
@@ -147,18 +147,27 @@ def score_rule(psnr: paper.Quoted, ms: paper.Quoted, score: paper.Quoted) -> Rul
     return shapes.Own(words, lambda _: found, "arithmetic")
 
 
-def _rule(content: Mapping[str, Any]) -> Rule:
-    """A rule from its data: the shape by its name, ranges from [low, high] with None for an open end."""
+def rule_of(content: Mapping[str, Any]) -> Rule:
+    """A rule from its data: the shape by its name, ranges from [low, high] with None for an open end.
+
+    Raises `InputError` for a shape that `shapes` does not have, or that does not take these fields.
+    """
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    shape = getattr(shapes, fields.pop("shape").capitalize())
+    name = str(fields.pop("shape", "")).capitalize()
+    shape = getattr(shapes, name, None)
+    if not (isinstance(shape, type) and issubclass(shape, Rule)):
+        raise InputError(f"paper.yaml: a rule's shape is one of claims/shapes.py, not {content.get('shape')!r}")
     for key in fields.keys() & {"good", "fair"}:
         low, high = fields[key]
         fields[key] = Range(-math.inf if low is None else low, math.inf if high is None else high)
     for key in fields.keys() & {"first", "second"}:
-        fields[key] = _rule(fields[key])
+        fields[key] = rule_of(fields[key])
     if "code" in fields:
         fields["code"] = _OWN[fields["code"]]
-    return shape(**fields)
+    try:
+        return shape(**fields)
+    except TypeError as error:
+        raise InputError(f"paper.yaml: a rule of shape {content['shape']}: {error}") from error
 
 
 # Rules that have no shape in common with others.

@@ -113,7 +113,8 @@ class _InRange(Rule):
     unit: ClassVar[str] = ""
 
     def _words(self) -> str:
-        return f"{self.what}. Reproduced: {self.good}{self.unit}; partly: otherwise {self.fair}{self.unit}."
+        partly = f"partly: otherwise {self.fair}{self.unit}" if self.fair else "there is no partly"
+        return f"{self.what}. Reproduced: {self.good}{self.unit}; {partly}."
 
     def _half(self) -> str:
         return f"{self.what}, {self.good}{self.unit}"

@@ -92,6 +92,8 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 def _of_folder(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file, but {source} is a folder: name a folder to write to")
+    if not target.exists() and target.suffix.lower() in FORMATS:
+        raise InputError(f"{target} names a file, but {source} is a folder: name a folder to write to")
     suffixes = {*FORMATS, ".gif"}
     inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes)
     if not inputs:
