@@ -88,7 +88,6 @@ def test_eight_times_the_work_is_found_slower() -> None:
     timings = rounds.measure({"one": work(1), "eight": work(8)}, rounds=25)
     ratio, low, high = rounds.paired_ratio(timings["eight"], timings["one"], clock="cpu")
     assert 1 < low <= ratio <= high
-    assert rounds.paired_ratio(timings["eight"], timings["one"], clock="cpu")[1] > 1
     inverse, _, _ = rounds.paired_ratio(timings["one"], timings["eight"], clock="cpu")
     assert inverse == pytest.approx(1 / ratio)
 
