@@ -1,9 +1,9 @@
 """Where images come from: the embedded ones, the benchmarks, the training images, DIV2K, the authors' models.
 
-One registry (``registry.csv`` beside this module) names every file with its sha256 and its public
-home at a pinned commit. Files live in one cache folder: the one `ABPN_DATA` names, else the user's
-cache. Nothing is downloaded unless `fetch` is called, and no registered file is read whose hash is
-wrong. (DIV2K's archives are registered, not the images in them: those come from a checked archive.)
+One registry (``registry.csv`` beside this module) names every file with its sha256 and its public home at a pinned
+commit. Files live in one cache folder: the one `ABPN_DATA` names, else the user's cache. Nothing is downloaded unless
+`fetch` is called, and no registered file is read whose hash is wrong. (DIV2K's archives are registered, not the images
+in them: those come from a checked archive.)
 """
 
 from __future__ import annotations
@@ -46,17 +46,12 @@ BENCHMARKS = ("set5", "set14", "bsd100", "urban100")
 SCORED = ("embedded", *BENCHMARKS)
 """What networks are scored on: the embedded images, which are always there, then the benchmarks."""
 
-
 OFFICIAL = {
     "authors-int8-ptq": "base7_D4C28_bs16ps64_lr1e-3", "authors-int8-qat": "base7_D4C28_bs16ps64_lr1e-3_qat",
     "authors-int8-ptq-time": "base7_D4C28_bs16ps64_lr1e-3_time",
     "authors-int8-qat-time": "base7_D4C28_bs16ps64_lr1e-3_qat_time",
 }
-"""The authors' published models by what they are; the two `-time` ones were calibrated on one crop, for timing only.
-
-All four are INT8.
-"""
-
+"""The authors' published INT8 models; the two `-time` ones were calibrated on one crop, for timing only."""
 
 
 @dataclass(frozen=True)
@@ -82,56 +77,32 @@ class Dataset:
     members: tuple[str, ...] = ()
 
 
-# The sets that registry.csv lists file by file, and their titles.
+# The sets that registry.csv lists, and their titles; of an archive it lists the archive, not the images in it.
 _LISTED = {
     "set5": "Set5", "set14": "Set14", "bsd100": "BSD100", "urban100": "Urban100",
     "train": "BSDS500 train and test, and 19 CC0 photos", "train-more": "252 images of CID22, CLIC 2025 and gb82",
     "train-all": "train and train-more", "select": "46 images on which models are chosen: no test set has a say",
     "div2k-valid-36": "36 of DIV2K's 100 validation images", "authors": "the authors' four published .tflite files",
+    "div2k-train": "DIV2K, archive DIV2K_train_HR", "div2k-valid": "DIV2K, archive DIV2K_valid_HR",
+    "div2k-train-lr": "DIV2K, archive DIV2K_train_LR_bicubic_X3",
+    "div2k-valid-lr": "DIV2K, archive DIV2K_valid_LR_bicubic_X3",
 }
 # Several listed sets under one name.
 _UNIONS = {"train-all": ("train", "train-more")}
-
-# DIV2K's official archives: name, sha256, image numbers, and what follows the number in a file's name.
-_DIV2K = {
-    "div2k-train": (
-        "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", range(1, 801), "",
-    ),
-    "div2k-valid": (
-        "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", range(801, 901), "",
-    ),
-    "div2k-train-lr": (
-        "DIV2K_train_LR_bicubic_X3", "ad5c8e55507e2765823d3c2c5bd0934842efcd487c5370604c224090898b3163a",
-        range(1, 801), "x3",
-    ),
-    "div2k-valid-lr": (
-        "DIV2K_valid_LR_bicubic_X3", "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3",
-        range(801, 901), "x3",
-    ),
+# The image numbers of an archive, and what follows the number in a file's name.
+_MEMBERS = {
+    "div2k-train": (range(1, 801), ""), "div2k-valid": (range(801, 901), ""),
+    "div2k-train-lr": (range(1, 801), "x3"), "div2k-valid-lr": (range(801, 901), "x3"),
 }
 
-DATASETS = ("embedded", *_LISTED, *_DIV2K)
+DATASETS = ("embedded", *_LISTED)
 """The names that `images`, `fetch`, `verify` and `available` take."""
+
 
 @functools.cache
 def _registry_rows() -> tuple[dict[str, str], ...]:
     text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
-
-
-def _from_registry(name: str) -> Dataset:
-    rows = [row for row in _registry_rows() if row["dataset"] in _UNIONS.get(name, (name,))]
-    if not rows:
-        raise DataError(f"{name}: registry.csv has no file of this data set")
-    entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
-    return Dataset(name, _LISTED[name], rows[0]["licence"], entries)
-
-
-def _div2k(name: str) -> Dataset:
-    archive, digest, numbers, suffix = _DIV2K[name]
-    entry = Entry(f"DIV2K/{archive}.zip", digest, f"https://data.vision.ee.ethz.ch/cvl/DIV2K/{archive}.zip")
-    members = tuple(f"{n:04d}{suffix}.png" for n in numbers)
-    return Dataset(name, f"DIV2K, archive {archive}", "academic research only", (entry,), members)
 
 
 def dataset(name: str | Dataset) -> Dataset:
@@ -143,11 +114,15 @@ def dataset(name: str | Dataset) -> Dataset:
         return name
     if name == "embedded":
         return Dataset("embedded", "scikit-image's colour images", "see skimage.data", ())
-    if name in _LISTED:
-        return _from_registry(name)
-    if name in _DIV2K:
-        return _div2k(name)
-    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    if name not in _LISTED:
+        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    rows = [row for row in _registry_rows() if row["dataset"] in _UNIONS.get(name, (name,))]
+    if not rows:
+        raise DataError(f"{name}: registry.csv has no file of this data set")
+    entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
+    numbers, suffix = _MEMBERS.get(name, ((), ""))
+    members = tuple(f"{number:04d}{suffix}.png" for number in numbers)
+    return Dataset(name, _LISTED[name], rows[0]["licence"], entries, members)
 
 
 def fingerprint(name: str | Dataset) -> str:
@@ -180,10 +155,7 @@ def available(name: str | Dataset, root: Path | None = None) -> bool:
 
 
 def require(name: str | Dataset) -> None:
-    """Make sure that a data set is at hand.
-
-    Raises `DataError` if a file of it is missing, or there is no such set.
-    """
+    """Make sure that a data set is at hand. Raises `DataError` if a file is missing, or there is no such set."""
     if not available(name):
         raise DataError(
             f"{dataset(name).name} is not in {data_root()}: run `abpn data fetch {name}`, or name another data set"
@@ -193,25 +165,19 @@ def require(name: str | Dataset) -> None:
 def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = True) -> list[Path]:
     """Download the missing files of a data set; present ones are verified, not fetched again.
 
-    Each file is written beside its place and moved there only when whole and of the right hash; an
-    archive is then unpacked the same way, and not needed again once its images are there. Returns the
-    paths of the files looked at. `progress` draws bars on standard error.
+    Each file is written beside its place and moved there only when whole and of the right hash; an archive is then
+    unpacked the same way, and not needed again once its images are there. Returns the paths of the files looked at.
+    `progress` draws bars on standard error.
 
-    Raises
-    ------
-    DataError
-        If a file cannot be downloaded, or its hash is wrong (both hashes are named). A wrong file
-        that was there before is left as it is.
-    OSError
-        If the folder cannot be written to.
+    Raises `DataError` if a file cannot be downloaded, or its hash is wrong (both are named; a wrong file that was
+    there before is left as it is), and `OSError` if the folder cannot be written to.
     """
     from tqdm import tqdm
 
     found, root = dataset(name), root or data_root()
     if found.members and available(found, root):
         return []
-    paths = []
-    many = len(found.entries) > 1
+    paths, many = [], len(found.entries) > 1
     for entry in tqdm(found.entries, desc=found.name, unit="file", disable=not (progress and many)):
         path = root / entry.path
         if path.is_file():
@@ -225,10 +191,7 @@ def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = Tru
 
 
 def verify(name: str | Dataset, root: Path | None = None) -> int:
-    """Check the hash of every file of a data set below `root`; return how many there are.
-
-    Raises `DataError` at the first file that is missing or wrong.
-    """
+    """Check every file of a data set and return how many. Raises `DataError` at the first missing or wrong one."""
     found, root = dataset(name), root or data_root()
     if found.members and available(found, root) and not (root / found.entries[0].path).is_file():
         archive = found.entries[0].path
@@ -259,7 +222,8 @@ def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> 
             yield Path(member).stem, crop_to_multiple(read_image(folder / member), scale)
     else:
         for entry in found.entries:
-            hr = _decode(_read_checked(root, entry, found.name), entry)
+            hr = read_image(_read_checked(root, entry, found.name))
+            hr = bicubic_down(crop_to_multiple(hr, 2), 2) if entry.halve else hr
             yield Path(entry.path).stem, crop_to_multiple(hr, scale)
 
 
@@ -280,10 +244,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 def read_image(path: Path) -> Rgb:
-    """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF file to (H, W, 3) uint8.
-
-    Raises `DataError` if the file is not a readable image.
-    """
+    """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF file to (H, W, 3) uint8. Raises `DataError` if it cannot be read."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return np.asarray(image.convert("RGB"))
@@ -307,8 +268,7 @@ def _member_folder(found: Dataset, root: Path) -> Path:
 
 
 def _check(path: Path, entry: Entry) -> None:
-    found = sha256(path)
-    if found != entry.sha256:
+    if (found := sha256(path)) != entry.sha256:
         raise DataError(f"{path} has sha256 {found}, but {entry.sha256} is expected: delete it and fetch it again")
 
 
@@ -322,11 +282,6 @@ def _read_checked(root: Path, entry: Entry, name: str) -> Path:
         raise _missing(path, name)
     _check(path, entry)
     return path
-
-
-def _decode(path: Path, entry: Entry) -> Rgb:
-    hr = read_image(path)
-    return bicubic_down(crop_to_multiple(hr, 2), 2) if entry.halve else hr
 
 
 def _download(entry: Entry, path: Path, *, progress: bool) -> None:
@@ -344,15 +299,11 @@ def _download(entry: Entry, path: Path, *, progress: bool) -> None:
         except (OSError, ValueError) as error:  # every error of requests is one of these, or both
             why = f"{entry.address}: {error}".replace("\n", " ")
             raise DataError(f"{path.name} could not be fetched: check the network and try again ({why})") from error
-        found = sha256(part)
-        if found != entry.sha256:
+        if (found := sha256(part)) != entry.sha256:
             raise DataError(
                 f"{entry.address} gave a {path.name} of sha256 {found}, but {entry.sha256} is expected: it was not kept"
             )
         part.replace(path)
-
-
-_STALE_SECONDS = 3600
 
 
 def _remove_stale(folder: Path) -> None:
@@ -363,7 +314,7 @@ def _remove_stale(folder: Path) -> None:
     for scratch in (*folder.glob(".fetch-*"), *folder.glob(".unpack-*")):
         with contextlib.suppress(OSError):  # another process may finish it at this moment
             last = max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
-            if time.time() - last > _STALE_SECONDS:
+            if time.time() - last > 3600:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -376,12 +327,10 @@ def _unpack(archive: Path, folder: Path, members: tuple[str, ...], *, progress: 
         target.mkdir()
         with zipfile.ZipFile(archive) as zipped:
             by_name = {Path(item).name: item for item in zipped.namelist()}
-            missing = [member for member in members if member not in by_name]
-            if missing:
+            if missing := [member for member in members if member not in by_name]:
                 raise DataError(f"{archive} does not hold {missing[0]}")
             for member in tqdm(members, desc=folder.name, unit="file", disable=not progress):
-                with zipped.open(by_name[member]) as source, (target / member).open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
+                (target / member).write_bytes(zipped.read(by_name[member]))
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)
 
