@@ -1,7 +1,6 @@
 """The `abpn` command: parses the line and calls one function of the library.
 
-Every command answers bad input with one line on standard error and exit status 2. Files are written
-whole or not at all.
+Bad input is answered by one line on standard error and exit status 2. Files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from abpn_lib import models, results
 from abpn_lib.files import AbpnError, DeviceError, InputError
-
-if TYPE_CHECKING:
-    from abpn_lib.results import Record
+from abpn_lib.results import Record
+from abpn_lib.train import recipe
 
 __all__ = ["answer", "main", "parser", "write_and_print"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return answer("abpn", parser, words)
+    return answer("abpn", parser, list(sys.argv[1:] if arguments is None else arguments))
 
 
 def answer(program: str, command_line: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> int:
@@ -71,8 +69,6 @@ def parser() -> argparse.ArgumentParser:
 
 def write_and_print(records: Iterable[Record], options: argparse.Namespace, *lines: str) -> None:
     """Write records where `--out` says; print them where `--json` asks for it, else the lines."""
-    from abpn_lib import results
-
     found = list(records)
     if options.out:
         results.save(options.out, found)
@@ -115,12 +111,9 @@ def _file_to_write(text: str) -> Path:
 
 
 def _model_option(add: Callable[..., Any], default: str | None = None, *, several: bool = False) -> None:
-    add(
-        "--model", metavar="NAME|PATH", default=default, required=default is None,
-        action="append" if several else "store",
-        help="a name that `abpn models` lists, a .tflite file, or one of the authors' (authors-int8-qat, ...)"
-        + ("; again for more" if several else ""),
-    )
+    text = "a name that `abpn models` lists, a .tflite file, or one of the authors' (authors-int8-qat, ...)"
+    add("--model", metavar="NAME|PATH", default=default, required=default is None,
+        action="append" if several else "store", help=text + ("; again for more" if several else ""))
 
 
 def _runtime_options(add: Callable[..., Any], threads: int | None = None) -> None:
@@ -142,6 +135,11 @@ def _training_options(add: Callable[..., Any]) -> None:
     add("--quiet", action="store_true", help="show no progress bar")
 
 
+def _checkpoints(options: argparse.Namespace) -> dict[str, Any]:
+    validate_on = "" if options.no_validation else options.validate_on
+    return {"validate_on": validate_on, "save_every": options.save_every, "progress": not options.quiet}
+
+
 def _prepare_tensorflow(threads: int) -> None:
     # oneDNN picks its kernels by CPU; TensorFlow leaves it off on some where it is twice as fast.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -151,9 +149,7 @@ def _prepare_tensorflow(threads: int) -> None:
     loop.use_threads(threads)
 
 
-def _context(options: argparse.Namespace) -> Any:
-    from abpn_lib import results
-
+def _context(options: argparse.Namespace) -> results.Context:
     return results.Context.here(options.command_line)
 
 
@@ -164,11 +160,9 @@ def _add_models(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from abpn_lib import models
-
     catalogue = models.catalogue()
     if options.out:
-        from abpn_lib import measure, results
+        from abpn_lib import measure
 
         results.save(options.out, measure.records_of_models(catalogue, _context(options)))
     if options.json:
@@ -179,12 +173,10 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _add_upscale(commands: Any) -> None:
-    from abpn_lib.models import DEFAULT
-
     add = _command(commands, "upscale", _upscale, "enlarge images", "abpn upscale photos/ -o large/")
     add("input", type=Path, help="an image, or a folder of images")
     add("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
-    _model_option(add, default=DEFAULT)
+    _model_option(add, default=models.DEFAULT)
     add("--tile", type=_positive(8192), default=256, help="LR pixels a side processed at once")
     _runtime_options(add)
     add("--quiet", action="store_true", help="show no progress bar")
@@ -219,11 +211,9 @@ def _upscale(options: argparse.Namespace) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    add = _command(
-        commands, "export", _export,
-        "write an INT8 model in the form that a device wants: one size, uint8 or int8 images",
-        "abpn export abpn-long-int8-ptq --size 640x360 --io int8 -o abpn.tflite",
-    )
+    add = _command(commands, "export", _export,
+                   "write an INT8 model in the form that a device wants: one size, uint8 or int8 images",
+                   "abpn export abpn-long-int8-ptq --size 640x360 --io int8 -o abpn.tflite")
     add("model", metavar="NAME|PATH", help="a name that `abpn models` lists, or a .tflite file")
     add("-o", "--output", type=_file_to_write, required=True, help="the .tflite file to write")
     add("--size", default=None, help="LR width x height (default: any size)")
@@ -251,67 +241,44 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    from abpn_lib.train import recipe
-
-    add = _command(
-        commands, "train", _train, "train a network in FP32, or go on with a run that was stopped",
-        "abpn train --recipe table2 --network abpn --out runs/abpn",
-    )
+    add = _command(commands, "train", _train, "train a network in FP32, or go on with a run that was stopped",
+                   "abpn train --recipe table2 --network abpn --out runs/abpn")
     add("--recipe", default="table2", help=f"one of {', '.join(recipe.names())}")
     for option, how in recipe.options().items():
         add(option, default=argparse.SUPPRESS, **how)
-    add(
-        "--after", type=Path, default=None, metavar="RUN",
-        help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)",
-    )
+    add("--after", type=Path, default=None, metavar="RUN",
+        help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)")
     add("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
     _training_options(add)
 
 
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    from abpn_lib.train import recipe
-
-    return {field.name: getattr(options, field.name, None) for field in dataclasses.fields(recipe.Recipe)}
-
-
 def _train(options: argparse.Namespace) -> None:
     _prepare_tensorflow(options.threads)
-    from abpn_lib.train import loop, recipe
+    from abpn_lib.train import loop
 
-    print(loop.run(
-        recipe.recipe(options.recipe, **_changes(options)), options.out, _context(options), after=options.after,
-        validate_on="" if options.no_validation else options.validate_on, save_every=options.save_every,
-        progress=not options.quiet,
-    ))
+    changes = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(recipe.Recipe)}
+    made = recipe.recipe(options.recipe, **changes)
+    print(loop.run(made, options.out, _context(options), after=options.after, **_checkpoints(options)))
 
 
 def _add_quantize(commands: Any) -> None:
-    from abpn_lib.train import recipe
-
-    add = _command(
-        commands, "quantize", _quantize, "turn a training run into float32 and INT8 .tflite files",
-        "abpn quantize --run runs/abpn --out models",
-    )
+    add = _command(commands, "quantize", _quantize, "turn a training run into float32 and INT8 .tflite files",
+                   "abpn quantize --run runs/abpn --out models")
     add("--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished")
     add("--out", type=Path, required=True, help="the folder to write the models to")
-    add(
-        "--form", action="append", choices=["fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat"], default=None,
+    add("--form", action="append", choices=["fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat"], default=None,
         help="a file to write; again for more (fp32 and int8-ptq, and int8-qat with --qat); int8-ptq-tensor has one "
-        "scale for each kernel",
-    )
+             "scale for each kernel")
     add("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     add("--images", type=_positive(10_000), default=32, help="how many to calibrate on, evenly spaced")
     add("--name", default=None, help="what the files' names begin with (default: the network's name)")
-    add(
-        "--network", default=None, help="a network that takes the run's weights: nearest those of abpn, as one function"
-    )
+    add("--network", default=None,
+        help="a network that takes the run's weights: nearest those of abpn, as one function")
     qat = [name for name in recipe.names() if name.startswith("qat-")]
     add("--qat", metavar="RECIPE", default=None, help=f"train quantisation-aware, by a recipe: {', '.join(qat)}")
     add("--equalize", action="store_true", help="first apply cross-layer equalisation (plain conv-ReLU chains only)")
-    add(
-        "--gptq", action="store_true",
-        help="PTQ per channel: round by GPTQ, weight by weight, each making good for those before",
-    )
+    add("--gptq", action="store_true",
+        help="PTQ per channel: round by GPTQ, weight by weight, each making good for those before")
     for name, text in (("steps", "steps"), ("batch", "patches in a batch"), ("patch", "LR pixels a side of a patch")):
         add(f"--{name}", type=_positive(), default=None, help=f"QAT's {text} (default: the recipe's)")
     add("--data", default=None, help="QAT's data set (default: the recipe's)")
@@ -326,18 +293,14 @@ def _quantize(options: argparse.Namespace) -> None:
         options.run_folder, options.out, _context(options), forms=options.form, name=options.name,
         network=options.network, calibrate=options.calibrate, images=options.images, equalize=options.equalize,
         gptq=options.gptq, qat_recipe=options.qat,
-        qat_fields={key: getattr(options, key) for key in ("steps", "data", "batch", "patch")},
-        validate_on="" if options.no_validation else options.validate_on, save_every=options.save_every,
-        progress=not options.quiet,
+        qat_fields={key: getattr(options, key) for key in ("steps", "data", "batch", "patch")}, **_checkpoints(options),
     )
     print(*paths, sep="\n")
 
 
 def _add_average(commands: Any) -> None:
-    add = _command(
-        commands, "average", _average, "average the weights of runs that went on from one run",
-        "abpn average runs/abpn-long-3-finetune-seed3 runs/abpn-long-3-finetune-seed4 --out runs/abpn-long",
-    )
+    add = _command(commands, "average", _average, "average the weights of runs that went on from one run",
+                   "abpn average runs/abpn-long-3-finetune-seed3 runs/abpn-long-3-finetune-seed4 --out runs/abpn-long")
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train --after` finished")
     add("--out", type=Path, required=True, help="folder of the new run")
 
@@ -351,10 +314,8 @@ def _average(options: argparse.Namespace) -> None:
 
 
 def _add_curves(commands: Any) -> None:
-    add = _command(
-        commands, "curves", _curves, "turn the logs of finished training runs into records",
-        "abpn curves runs/abpn runs/fsrl --out curves.json",
-    )
+    add = _command(commands, "curves", _curves, "turn the logs of finished training runs into records",
+                   "abpn curves runs/abpn runs/fsrl --out curves.json")
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train` finished")
     _record_options(add)
 
@@ -374,10 +335,8 @@ def _curves(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    add = _command(
-        commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
-        "abpn evaluate --model bicubic --model abpn-long-int8-ptq --data set5",
-    )
+    add = _command(commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
+                   "abpn evaluate --model bicubic --model abpn-long-int8-ptq --data set5")
     _model_option(add, several=True)
     add("--data", default="embedded", help="a data set, such as embedded, set5 or urban100")
     add("--protocol", choices=["authors", "y"], default="authors", help="authors: RGB, border 1; y: Y, border 3")
@@ -385,10 +344,8 @@ def _add_evaluate(commands: Any) -> None:
     add("--workers", type=_threads, default=2, help="images scored at once")
     _record_options(add)
     add("--subject", default=None, help="the name in the records (default: the model's)")
-    add(
-        "--image", action="append", default=[], metavar="NAME",
-        help="also one record for this image; again for more; all: for each",
-    )
+    add("--image", action="append", default=[], metavar="NAME",
+        help="also one record for this image; again for more; all: for each")
     add("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
     _runtime_options(add)
 
@@ -432,37 +389,27 @@ def _command_for(model: str, line: str) -> str:
 
 
 def _add_latency(commands: Any) -> None:
-    add = _command(
-        commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine or on a phone",
-        "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2",
-    )
+    add = _command(commands, "latency", _latency,
+                   "time models, or Table 1's meta-nodes, on this machine or on a phone",
+                   "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2")
     add("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)")
     add("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
     add("--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)")
     add("--channels", type=_positive(1024), default=3, help="of the meta-nodes' tensors")
     add("--rounds", type=_positive(100_000), default=None, help="interleaved rounds (15; on a phone 50 runs)")
     _record_options(add)
-    add(
-        "--threads", type=_threads, default=None,
-        help="threads of the interpreter (1; on a phone each of 1, 2, 4 and 8 that it has cores for)",
-    )
+    add("--threads", type=_threads, default=None,
+        help="threads of the interpreter (1; on a phone each of 1, 2, 4 and 8 that it has cores for)")
     add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
-    add(
-        "--device", default=None, metavar="android[:SERIAL]",
-        help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once",
-    )
-    add(
-        "--benchmark-model", type=Path, default=None, metavar="PATH",
-        help="TensorFlow's benchmark_model for the phone's processor",
-    )
-    add(
-        "--benchmark-sha256", default=None, metavar="HASH",
-        help="its hash: without a path, TensorFlow's newest build is downloaded, and used if it has this hash",
-    )
+    add("--device", default=None, metavar="android[:SERIAL]",
+        help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once")
+    add("--benchmark-model", type=Path, default=None, metavar="PATH",
+        help="TensorFlow's benchmark_model for the phone's processor")
+    add("--benchmark-sha256", default=None, metavar="HASH",
+        help="its hash: without a path, TensorFlow's newest build is downloaded, and used if it has this hash")
 
 
 def _latency(options: argparse.Namespace) -> None:
-    from abpn_lib import models
     from abpn_lib.timing import latency
 
     size = options.size or ("1920x1080" if options.nodes else "640x360")
@@ -494,7 +441,6 @@ def _latency_android(options: argparse.Namespace, size: str) -> None:
     """Write and print each run as it ends; where the phone fails, say where the results so far are."""
     import tempfile
 
-    from abpn_lib import results
     from abpn_lib.timing import android, latency, nodes
 
     kind, _, serial = options.device.partition(":")
@@ -537,20 +483,16 @@ def _latency_android(options: argparse.Namespace, size: str) -> None:
 
 
 def _add_claims(commands: Any) -> None:
-    add = _command(
-        commands, "claims", _claims, "print the ledger: what the paper claims, what was measured, the verdict",
-        "abpn claims --json",
-    )
+    add = _command(commands, "claims", _claims,
+                   "print the ledger: what the paper claims, what was measured, the verdict", "abpn claims --json")
     add("--json", action="store_true", help="print JSON")
     add("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
-    add(
-        "--add", type=Path, action="append", default=[], metavar="FILE",
-        help="records of another device, such as those that the book's page in the browser saves; again for more",
-    )
+    add("--add", type=Path, action="append", default=[], metavar="FILE",
+        help="records of another device, such as those that the book's page in the browser saves; again for more")
 
 
 def _claims(options: argparse.Namespace) -> None:
-    from abpn_lib import claims, results
+    from abpn_lib import claims
     from abpn_lib.timing.android import not_a_phone
 
     added: list[Record] = []
