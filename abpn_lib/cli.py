@@ -116,9 +116,9 @@ def _model_option(add: Callable[..., Any], default: str | None = None, *, severa
         action="append" if several else "store", help=text + ("; again for more" if several else ""))
 
 
-def _runtime_options(add: Callable[..., Any], threads: int | None = None) -> None:
+def _runtime_options(add: Callable[..., Any]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("--threads", type=_threads, default=threads or cores, help="threads of the interpreter")
+    add("--threads", type=_threads, default=cores, help="threads of the interpreter")
     add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
 
 
@@ -135,6 +135,10 @@ def _training_options(add: Callable[..., Any]) -> None:
     add("--quiet", action="store_true", help="show no progress bar")
 
 
+def _context(options: argparse.Namespace) -> results.Context:
+    return results.Context.here(options.command_line)
+
+
 def _checkpoints(options: argparse.Namespace) -> dict[str, Any]:
     validate_on = "" if options.no_validation else options.validate_on
     return {"validate_on": validate_on, "save_every": options.save_every, "progress": not options.quiet}
@@ -147,10 +151,6 @@ def _prepare_tensorflow(threads: int) -> None:
     from abpn_lib.train import loop
 
     loop.use_threads(threads)
-
-
-def _context(options: argparse.Namespace) -> results.Context:
-    return results.Context.here(options.command_line)
 
 
 def _add_models(commands: Any) -> None:
@@ -389,8 +389,7 @@ def _command_for(model: str, line: str) -> str:
 
 
 def _add_latency(commands: Any) -> None:
-    add = _command(commands, "latency", _latency,
-                   "time models, or Table 1's meta-nodes, on this machine or on a phone",
+    add = _command(commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine or on a phone",
                    "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2")
     add("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)")
     add("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")

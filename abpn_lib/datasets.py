@@ -106,10 +106,7 @@ def _registry_rows() -> tuple[dict[str, str], ...]:
 
 
 def dataset(name: str | Dataset) -> Dataset:
-    """Look a data set up by its name, one of `DATASETS`; a `Dataset` of your own is returned as it is.
-
-    Raises `DataError` if there is none of that name.
-    """
+    """A data set by its name, one of `DATASETS`; a `Dataset` is returned as it is. Raises `DataError` if unknown."""
     if isinstance(name, Dataset):
         return name
     if name == "embedded":
@@ -181,7 +178,7 @@ def fetch(name: str | Dataset, root: Path | None = None, *, progress: bool = Tru
     for entry in tqdm(found.entries, desc=found.name, unit="file", disable=not (progress and many)):
         path = root / entry.path
         if path.is_file():
-            _check(path, entry)
+            _read_checked(root, entry, found.name)
         else:
             _download(entry, path, progress=progress and not many)
         paths.append(path)
@@ -267,11 +264,6 @@ def _member_folder(found: Dataset, root: Path) -> Path:
     return (root / found.entries[0].path).with_suffix("")
 
 
-def _check(path: Path, entry: Entry) -> None:
-    if (found := sha256(path)) != entry.sha256:
-        raise DataError(f"{path} has sha256 {found}, but {entry.sha256} is expected: delete it and fetch it again")
-
-
 def _missing(path: Path, name: str) -> DataError:
     return DataError(f"{path} is missing: run `abpn data fetch {name}`, or point ABPN_DATA at a folder that has it")
 
@@ -280,7 +272,8 @@ def _read_checked(root: Path, entry: Entry, name: str) -> Path:
     path = root / entry.path
     if not path.is_file():
         raise _missing(path, name)
-    _check(path, entry)
+    if (found := sha256(path)) != entry.sha256:
+        raise DataError(f"{path} has sha256 {found}, but {entry.sha256} is expected: delete it and fetch it again")
     return path
 
 

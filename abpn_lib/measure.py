@@ -59,13 +59,9 @@ def evaluate_all(
     by one, and made smaller once for all models. Models are only ever called by the calling thread: an interpreter may
     stand behind them. Meanwhile `workers` threads score finished images; the scores do not depend on how many.
 
-    Raises
-    ------
-    ModelError
-        If a model does not return uint8 images of the HR size, such as one of another scale.
-    DataError
-        If there are no images, or one cannot be scored: its sides do not divide by `scale`, or it is too
-        small for SSIM.
+    Raises `ModelError` if a model does not return uint8 images of the HR size, such as one of another scale, and
+    `DataError` if there are no images, or one cannot be scored: its sides do not divide by `scale`, or it is too small
+    for SSIM.
     """
     scores: dict[str, list[ImageScore]] = {name: [] for name in upscalers}
 
@@ -255,9 +251,7 @@ _Enlarged = tuple[str, str, Rgb, Rgb]
 """Model, image, HR and SR."""
 
 
-def _enlarged(
-    upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], scale: int
-) -> Iterator[_Enlarged]:
+def _enlarged(upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], scale: int) -> Iterator[_Enlarged]:
     for name, hr in images:
         try:
             lr = degradation.bicubic_down(hr, scale)
