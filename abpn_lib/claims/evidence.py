@@ -13,7 +13,7 @@ from abpn_lib.results import ANY, Record, select
 __all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
 
 DATASETS = datasets.SCORED[::-1]
-"""The data sets whose mean decides a rule on dB, as far as they were measured, in the order that a verdict lists them in."""
+"""The data sets whose mean decides a rule on dB, as far as measured, in the order that a verdict lists them in."""
 
 SEEDS = 3
 
