@@ -28,12 +28,14 @@ from abpn_lib.claims.shapes import NOT_DIV2K, THIS_MACHINE, Found, Judgement, Ra
 from abpn_lib.files import InputError
 from abpn_lib.results import Context, Record
 
-__all__ = ["Claim", "anchor", "claim", "claims", "from_json", "judge", "ledger", "to_json"]
+__all__ = [
+    "Claim", "anchor", "claim", "claims", "from_json", "judge", "ledger", "rule_of", "score_rule", "to_json",
+]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper: `quoted` are ids of `paper.QUOTED`, `rule` is in words, and `compared` is what as."""
+    """One claim of the paper: `quoted` are ids of `paper.QUOTED`, `rule` is its shape in words."""
 
     id: str
     where: str
