@@ -114,14 +114,14 @@ def test_multiplications_are_those_of_the_paper_by_hand():
     widths = [(3, 28), *[(28, 28)] * 4, (28, 27), (27, 27)]
     anchor = pixels * 3 * 27
     convolutions = [pixels * 9 * a * b for a, b in widths]
-    assert graph.multiplications(fixed) == [0, anchor, *convolutions, 0, 0, 0]
-    deconvolution = graph.multiplications(graph.fix_size(FSRCNN, 8, 9))[-2]
+    assert [products for products, _ in graph.costs(fixed)] == [0, anchor, *convolutions, 0, 0, 0]
+    deconvolution, _ = graph.costs(graph.fix_size(FSRCNN, 8, 9))[-2]
     assert deconvolution == 8 * 9 * 56 * 81 * 3
 
 
 def test_bytes_are_those_of_the_tensors_by_hand():
     pixels = 36 * 64
-    moved = graph.bytes_moved(graph.fix_size(ABPN, 36, 64))
+    moved = [moved for _, moved in graph.costs(graph.fix_size(ABPN, 36, 64))]
     assert moved[0] == pixels * 3 * 2
     assert moved[3] == pixels * 28 * 2 + 28 * 28 * 9 + 28 * 4
     assert moved[-1] == pixels * 27 * 2
@@ -144,7 +144,7 @@ def test_what_cannot_be_operated_on_is_refused():
 
 def test_broken_files_raise_nothing_but_model_error():
     rng = np.random.default_rng(0)
-    checks = (graph.operator_names, graph.multiplications, graph.unfused, graph.check_full_integer)
+    checks = (graph.operator_names, graph.costs, graph.unfused, graph.check_full_integer)
     for _ in range(60):
         content = bytearray(ABPN[: rng.integers(8, len(ABPN))] if rng.random() < 0.3 else ABPN)
         for place in rng.integers(8, min(len(content), 6000), 20) if len(content) > 8 else ():

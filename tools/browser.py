@@ -189,7 +189,7 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0) or upscaler.scale != 3:
         raise BuildError(f"{path}: the page runs models with uint8 pixels in and out, enlarging three times")
     if upscaler.halo is None:
-        raise BuildError(f"{path}: the page cannot run RESIZE_BILINEAR in tiles")
+        raise BuildError(f"{path}: the page runs models in tiles, and this one cannot be tiled")
     copy = target / "models" / path.name
     copy.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, copy)

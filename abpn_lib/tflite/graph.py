@@ -13,7 +13,6 @@ import copy
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
 
 import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
@@ -23,15 +22,14 @@ from abpn_lib.files import ModelError
 from abpn_lib.tflite.interpreter import first_line, interpreter
 
 __all__ = [
-    "bytes_moved", "check_full_integer", "check_one_operator", "dependent", "fix_size", "is_constant",
-    "multiplications", "name_of", "operator_alone", "operator_names", "parsing", "read", "unfused",
-    "with_int8_interface", "write",
+    "check_full_integer", "costs", "fix_size", "name_of", "operator_alone", "operator_names", "parsing", "read",
+    "unfused", "with_int8_interface", "write",
 ]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
-_SIZES = (("FLOAT32", 4), ("INT32", 4), ("UINT8", 1), ("INT8", 1))
-_BYTES = {getattr(schema.TensorType, name): size for name, size in _SIZES}
+_TYPE = schema.TensorType
+_BYTES = {_TYPE.FLOAT32: 4, _TYPE.INT32: 4, _TYPE.UINT8: 1, _TYPE.INT8: 1}
 
 
 @contextmanager
@@ -60,7 +58,7 @@ def read(content: bytes) -> schema.ModelT:
     for operator in graph.operators:
         name_of(model, operator)
     for tensor in graph.tensors:
-        is_constant(model, tensor)
+        _is_constant(model, tensor)
     return model
 
 
@@ -84,13 +82,13 @@ def operator_names(content: bytes) -> list[str]:
     return [name_of(model, operator) for operator in model.subgraphs[0].operators]
 
 
-def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+def _is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
     """Whether a tensor's values stand in the file."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
 
 
-def dependent(model: schema.ModelT) -> set[int]:
+def _dependent(model: schema.ModelT) -> set[int]:
     """Tensors computed from the image's pixels, the image included, and not from its size alone."""
     graph = model.subgraphs[0]
     found = {int(index) for index in graph.inputs}
@@ -127,7 +125,7 @@ def fix_size(content: bytes, height: int, width: int, *, batch: int = 1) -> byte
         if detail["index"] < len(graph.tensors):
             graph.tensors[detail["index"]].shape = np.asarray(detail["shape"], np.int32)
             graph.tensors[detail["index"]].shapeSignature = None
-    pixels = dependent(model)
+    pixels = _dependent(model)
     for operator in graph.operators:
         for index in set(map(int, operator.outputs)) - pixels:
             graph.tensors[index].buffer = _buffer(model, sized.get_tensor(index))
@@ -147,7 +145,7 @@ def with_int8_interface(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     first, last = graph.operators[0], graph.operators[-1]
     ends = (graph.tensors[first.inputs[0]].type, graph.tensors[last.outputs[0]].type)
-    if {name_of(model, first), name_of(model, last)} != {"QUANTIZE"} or set(ends) != {schema.TensorType.UINT8}:
+    if {name_of(model, first), name_of(model, last)} != {"QUANTIZE"} or set(ends) != {_TYPE.UINT8}:
         raise ModelError("this network does not take and give uint8 images: only such a one can be turned to int8")
     inner = {first.inputs[0]: first.outputs[0], last.outputs[0]: last.inputs[0]}
     graph.inputs = np.array([inner[i] for i in graph.inputs], np.int32)
@@ -169,7 +167,7 @@ def operator_alone(content: bytes, position: int) -> bytes:
         raise ModelError(f"there is no operator {position}: the file has {len(graph.operators)}")
     operator = graph.operators[position]
     graph.operators = [operator]
-    given = [i for i in dict.fromkeys(operator.inputs) if i >= 0 and not is_constant(model, graph.tensors[i])]
+    given = [i for i in dict.fromkeys(operator.inputs) if i >= 0 and not _is_constant(model, graph.tensors[i])]
     graph.inputs, graph.outputs = np.array(given, np.int32), np.array(operator.outputs, np.int32)
     model.signatureDefs = []
     return write(model)
@@ -186,54 +184,43 @@ def unfused(content: bytes) -> bytes:
     """
     model = read(content)
     graph = model.subgraphs[0]
-    names = operator_names(content)
+    names = [name_of(model, operator) for operator in graph.operators]
     if names[:2] != ["QUANTIZE", "CONV_2D"] or names[-3:] != ["ADD", "DEPTH_TO_SPACE", "QUANTIZE"]:
         raise ModelError("this is not an INT8 ABPN with an anchor and saturation in place of the clip")
-    anchor, add = graph.operators[1], graph.operators[-3]
+    anchor, add, to_space = graph.operators[1], graph.operators[-3], graph.operators[-2]
     source, joined = graph.tensors[anchor.inputs[0]], graph.tensors[anchor.outputs[0]]
     if (source.quantization.scale[0], source.quantization.zeroPoint[0]) != (
         joined.quantization.scale[0], joined.quantization.zeroPoint[0]
     ):
         raise ModelError("the anchor has another scale than the image: copies of it would not have the same bits")
-    factor = int(joined.shape[-1]) // int(source.shape[-1])
-    anchor.opcodeIndex = _code(model, schema.BuiltinOperator.CONCATENATION)
-    anchor.inputs = np.array([anchor.inputs[0]] * factor, np.int32)
-    anchor.builtinOptionsType = schema.BuiltinOptions.ConcatenationOptions
-    anchor.builtinOptions = schema.ConcatenationOptionsT()
-    anchor.builtinOptions.axis = 3
-    _clip(model, after=add)
+    copies = [int(anchor.inputs[0])] * (int(joined.shape[-1]) // int(source.shape[-1]))
+    graph.operators[1] = _operator(model, "CONCATENATION", copies, int(anchor.outputs[0]), "ConcatenationOptions")
+    graph.operators[1].builtinOptions.axis = 3
+    added = int(add.outputs[0])
+    limit, limited, clipped = (_copy(graph, added, f"clip/{name}") for name in ("limit", "minimum", "relu"))
+    graph.tensors[limit].buffer = _buffer(model, np.array([127], np.int8))
+    graph.tensors[limit].shape, graph.tensors[limit].shapeSignature = np.array([1], np.int32), None
+    graph.operators[-2:-2] = [
+        _operator(model, "MINIMUM", [added, limit], limited, "MaximumMinimumOptions"),
+        _operator(model, "RELU", [limited], clipped),
+    ]
+    to_space.inputs = np.array([clipped], np.int32)
     return write(model)
 
 
 @parsing()
-def multiplications(content: bytes) -> list[int]:
-    """Multiply-accumulates of each operator of a network of one size: those of its convolutions, 0 for the others."""
+def costs(content: bytes) -> list[tuple[int, int]]:
+    """What each operator of a network of one size takes: its multiply-accumulates, and the bytes that it moves.
+
+    Only convolutions have products. Moved at least is every tensor that is read or written, weights too, once.
+    """
     model = read(content)
     graph = model.subgraphs[0]
-    return [_multiplications(graph, name_of(model, operator), operator) for operator in graph.operators]
-
-
-@parsing()
-def bytes_moved(content: bytes) -> list[int]:
-    """Bytes that each operator of a network of one size reads and writes at least: each tensor once, weights too."""
-    graph = read(content).subgraphs[0]
     sizes = [int(np.prod(tensor.shape)) * _BYTES[tensor.type] for tensor in graph.tensors]
     return [
-        sum(sizes[i] for i in {*operator.inputs, *operator.outputs} if i >= 0) for operator in graph.operators
+        (_products(graph, name_of(model, op), op), sum(sizes[i] for i in {*op.inputs, *op.outputs} if i >= 0))
+        for op in graph.operators
     ]
-
-
-@parsing()
-def check_one_operator(content: bytes, operator: str, kind: Literal["int8", "fp32"]) -> None:
-    """Raise ModelError unless a .tflite is this one operator alone, in INT8 throughout where `kind` says so."""
-    model = read(content)
-    found = operator_names(content)
-    if found != [operator]:
-        made = ", ".join(found) or "nothing"
-        raise ModelError(f"the converter made {made} where {operator} alone was meant: use the pinned TensorFlow")
-    types = {tensor.type for tensor in _used(model)}
-    if kind == "int8" and not types <= {schema.TensorType.INT8, schema.TensorType.INT32}:
-        raise ModelError(f"the converter left {operator} in floating point: use the pinned TensorFlow")
 
 
 @parsing()
@@ -244,23 +231,17 @@ def check_full_integer(content: bytes, *, saturates: bool = True) -> None:
     """
     model = read(content)
     graph = model.subgraphs[0]
-    for tensor in _used(model):
-        if tensor.type not in (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT32):
+    for tensor in (graph.tensors[i] for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0):
+        if tensor.type not in (_TYPE.INT8, _TYPE.UINT8, _TYPE.INT32):
             raise ModelError(f"tensor {tensor.name.decode()} is not an integer: the export is not full-integer")
     tensor = graph.tensors[graph.outputs[0]]
     scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
-    expected = 0 if tensor.type == schema.TensorType.UINT8 else -128
+    expected = 0 if tensor.type == _TYPE.UINT8 else -128
     if saturates and (scale, zero) != (1.0, expected):
         raise ModelError(f"the output does not clip: scale {scale} and zero point {zero}, not 1 and {expected}")
 
 
-def _used(model: schema.ModelT) -> list[schema.TensorT]:
-    """The tensors that operators read and write."""
-    graph = model.subgraphs[0]
-    return [graph.tensors[i] for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0]
-
-
-def _multiplications(graph: schema.SubGraphT, name: str, operator: schema.OperatorT) -> int:
+def _products(graph: schema.SubGraphT, name: str, operator: schema.OperatorT) -> int:
     if name not in ("CONV_2D", "TRANSPOSE_CONV"):
         return 0
     kernel = graph.tensors[operator.inputs[1]].shape  # (C_out, k, k, C_in)
@@ -270,36 +251,25 @@ def _multiplications(graph: schema.SubGraphT, name: str, operator: schema.Operat
     return int(np.prod(graph.tensors[operator.inputs[2]].shape) * np.prod(kernel[:3]))
 
 
-def _clip(model: schema.ModelT, *, after: schema.OperatorT) -> None:
-    """Put MINIMUM with the greatest value, and RELU, behind an operator; every reader of its output reads theirs."""
-    graph = model.subgraphs[0]
-    output = int(after.outputs[0])
+def _operator(model: schema.ModelT, name: str, inputs: list[int], output: int, options: str = "") -> schema.OperatorT:
+    """A new operator by its TFLite name, with its `options` as they are by default."""
+    code, operator = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode, code.version = getattr(schema.BuiltinOperator, name), 2  # version 2 is the first with INT8
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    operator.opcodeIndex = len(model.operatorCodes)
+    model.operatorCodes.append(code)
+    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    if options:
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+        operator.builtinOptions = getattr(schema, f"{options}T")()
+    return operator
 
-    def new_tensor(name: str) -> Any:
-        graph.tensors.append(copy.deepcopy(graph.tensors[output]))
-        graph.tensors[-1].name = name.encode()
-        return graph.tensors[-1]
 
-    def new_node(builtin: int, *inputs: int) -> Any:
-        node = schema.OperatorT()
-        node.opcodeIndex, node.inputs = _code(model, builtin), np.array(inputs, np.int32)
-        node.outputs = np.array([len(graph.tensors) - 1], np.int32)
-        return node
-
-    limit = new_tensor("clip/limit")
-    limit.buffer = _buffer(model, np.array([127], np.int8))
-    limit.shape, limit.shapeSignature = np.array([1], np.int32), None
-    limited = len(graph.tensors)
-    new_tensor("clip/minimum")
-    minimum = new_node(schema.BuiltinOperator.MINIMUM, output, limited - 1)
-    minimum.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
-    minimum.builtinOptions = schema.MaximumMinimumOptionsT()
-    new_tensor("clip/relu")
-    relu = new_node(schema.BuiltinOperator.RELU, limited)
-    position = graph.operators.index(after) + 1
-    for reader in graph.operators[position:]:
-        reader.inputs = np.array([limited + 1 if i == output else i for i in reader.inputs], np.int32)
-    graph.operators[position:position] = [minimum, relu]
+def _copy(graph: schema.SubGraphT, index: int, name: str) -> int:
+    """The number of a new tensor like another one."""
+    graph.tensors.append(copy.deepcopy(graph.tensors[index]))
+    graph.tensors[-1].name = name.encode()
+    return len(graph.tensors) - 1
 
 
 def _buffer(model: schema.ModelT, values: np.ndarray) -> int:
@@ -308,11 +278,3 @@ def _buffer(model: schema.ModelT, values: np.ndarray) -> int:
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
     return len(model.buffers) - 1
-
-
-def _code(model: schema.ModelT, builtin: int) -> int:
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.version = builtin, 2  # version 2 is the first with INT8
-    code.deprecatedBuiltinCode = min(builtin, 127)
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

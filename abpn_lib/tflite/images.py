@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +140,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def upscale_image(
-    upscaler: Upscaler, image: Image.Image, *, tile: int | None = 256,
-    progress: Callable[[int, int], None] | None = None, memory: int | None = None,
+    upscaler: Upscaler, image: Image.Image, *, tile: int | None = 256, memory: int | None = None
 ) -> Image.Image:
     """Enlarge a Pillow image of any mode, turned upright by its EXIF orientation.
 
@@ -154,7 +152,7 @@ def upscale_image(
 
     Parameters
     ----------
-    tile, progress
+    tile
         As for `Upscaler.upscale`.
     memory
         Bytes that the result may take while it is made; the machine's physical memory if None.
@@ -172,7 +170,7 @@ def upscale_image(
     except Exception:  # broken EXIF data: the pixels are good all the same
         upright = image
     base, alpha = _eight_bits(upright)
-    hr = Image.fromarray(upscaler.upscale(np.asarray(base.convert("RGB")), tile=tile, progress=progress))
+    hr = Image.fromarray(upscaler.upscale(np.asarray(base.convert("RGB")), tile=tile))
     if base.mode == "L":
         hr = hr.convert("L")
     if alpha is not None:

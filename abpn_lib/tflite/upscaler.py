@@ -7,8 +7,9 @@ included. Tiled and untiled output are equal bit for bit, with one caveat: float
 that a value within about 2e-5 of a half could round to either side. None of 15 million values did where this was
 measured.
 
-One operator is not the same everywhere in an image: LiteRT's integer RESIZE_BILINEAR steps by 341/1024 instead of
-1/3, and so drifts by one LR pixel in 1024. A graph that holds it runs on the whole image, up to `UNTILED_PIXELS`.
+A graph with an operator whose reach is not known, or not the same everywhere, runs on the whole image, up to
+`UNTILED_PIXELS`. Such a one is RESIZE_BILINEAR: LiteRT's integer kernel steps by 341/1024 instead of 1/3, and so
+drifts by one LR pixel in 1024.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,13 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from abpn_lib.files import InputError, ModelError
-from abpn_lib.tflite.graph import dependent, is_constant, name_of, parsing, read
+from abpn_lib.tflite.graph import fix_size, name_of, parsing, read
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 
 __all__ = ["UNTILED_PIXELS", "Span", "Upscaler", "spans"]
 
 UNTILED_PIXELS = 1024 * 1024
-"""LR pixels that a graph with RESIZE_BILINEAR takes: about 1 GiB of memory."""
-
-# Each output value depends on the input values at its own place only.
-_POINTWISE = {
-    "ABS", "ADD", "CAST", "CONCATENATION", "DEQUANTIZE", "DIV", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM",
-    "MINIMUM", "MUL", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "SUB", "TANH",
-}
+"""LR pixels that a graph which cannot be tiled takes: about 1 GiB of memory."""
 
 
 class Upscaler:
@@ -61,9 +57,7 @@ class Upscaler:
         HR pixels per LR pixel.
     halo
         LR pixels that a tile needs around what is kept of it: the receptive field's radius; None for
-        a graph with RESIZE_BILINEAR, which is not tiled.
-    operators
-        The graph's operators in their order, by LiteRT's names.
+        a graph that is not tiled.
     input_dtype
         uint8, int8 or float32.
     output_quantization
@@ -76,42 +70,27 @@ class Upscaler:
         self._path = model
         content = read_model(model)
         try:
-            with parsing():
-                parsed = read(content)
-                _check_interface(parsed)
-                scales = _scales(content, parsed)
-                self.scale = int(scales[parsed.subgraphs[0].outputs[0]])
-                self.operators = [name_of(parsed, operator) for operator in parsed.subgraphs[0].operators]
-                self.halo = None if "RESIZE_BILINEAR" in self.operators else _receptive_field(parsed, scales)
+            read(content)
             self._interpreter = interpreter(content, threads, kernels)
+            self._input = _image(self._interpreter.get_input_details(), "input")
+            self._output = _image(self._interpreter.get_output_details(), "output")
+            self.scale, self.halo, self._untiled = _tiling(content, self._input)
         except ModelError as error:
             raise ModelError(f"{model}: {error}") from error
-        (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.input_dtype = np.dtype(self._input["dtype"])
         self.output_quantization = (float(self._output["quantization"][0]), int(self._output["quantization"][1]))
         self._pixel_to_input = _pixel_to_integer(self._input, raw)
         self._output_to_pixel = _integer_to_pixel(self._output, raw)
-        self._shape: tuple[int, int] | None = None
+        self._shape: tuple[int, ...] = ()
 
-    def upscale(
-        self, lr: NDArray[np.uint8], *, tile: int | None = 256, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.uint8]:
+    def upscale(self, lr: NDArray[np.uint8], *, tile: int | None = 256) -> NDArray[np.uint8]:
         """Enlarge an LR (H, W, 3) uint8 image to (sH, sW, 3) uint8, rounded and clipped to [0, 255].
 
-        Parameters
-        ----------
-        tile
-            Side in LR pixels of what is kept of each tile; None runs the whole image at once, in
-            memory that grows with it.
-        progress
-            Called with (tiles done, tiles in all) after each tile.
+        `tile` is the side in LR pixels of what is kept of each tile; None runs the whole image at once, in memory that
+        grows with it.
 
-        Raises
-        ------
-        InputError
-            If the graph cannot be tiled and the image has more than `UNTILED_PIXELS`.
-        ModelError
-            If LiteRT cannot run the model at this size.
+        Raises `InputError` if the graph cannot be tiled and the image has more than `UNTILED_PIXELS`, and `ModelError`
+        if LiteRT cannot run the model at this size.
         """
         if lr.dtype != np.uint8 or lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
             raise ValueError(f"an LR image is (H, W, 3) uint8, not {lr.shape} {lr.dtype}")
@@ -121,23 +100,20 @@ class Upscaler:
         if self.halo is None and tile is not None:
             if height * width > UNTILED_PIXELS:
                 raise InputError(
-                    f"{self._path}: its RESIZE_BILINEAR needs the whole image at once, so that {UNTILED_PIXELS} pixels "
+                    f"{self._path}: its {self._untiled} needs the whole image at once, so that {UNTILED_PIXELS} pixels "
                     f"are its limit, not {width}x{height}: take another model, or crop the image"
                 )
             tile = None
-        rows, columns = (list(spans(side, tile or side, self.halo or 0)) for side in (height, width))
         hr = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
-        for done, (row, column) in enumerate(((row, column) for row in rows for column in columns), start=1):
+        for row, column in product(*(list(spans(side, tile or side, self.halo or 0)) for side in (height, width))):
             patch = self._run(lr[row.start : row.stop, column.start : column.stop])
             hr[row.kept(self.scale), column.kept(self.scale)] = patch[row.cut(self.scale), column.cut(self.scale)]
-            if progress:
-                progress(done, len(rows) * len(columns))
         return hr
 
     def _run(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         try:
             if self._shape != patch.shape:
-                self._shape = None
+                self._shape = ()
                 self._interpreter.resize_tensor_input(self._input["index"], (1, *patch.shape))
                 self._interpreter.allocate_tensors()
                 self._shape = patch.shape
@@ -197,106 +173,87 @@ def _integer_to_pixel(detail: dict[str, Any], raw: bool) -> Callable[[NDArray], 
     return lambda values: table[values.astype(np.int16) - limits.min]
 
 
-# What a graph lets be done with it ---------------------------------------------------------------
+# What a graph lets be done with it
 
 
-def _check_interface(model: schema.ModelT) -> None:
-    graph = model.subgraphs[0]
-    if len(model.subgraphs) != 1 or len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ModelError("not one graph with one input and one output")
-    types = {schema.TensorType.UINT8, schema.TensorType.INT8, schema.TensorType.FLOAT32}
-    for role, index in (("input", graph.inputs[0]), ("output", graph.outputs[0])):
-        tensor = graph.tensors[index]
-        shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
-        if len(shape) != 4 or shape[0] not in (-1, 1) or shape[3] != 3:
-            raise ModelError(f"its {role} has the shape {shape}, not one RGB image, (1, H, W, 3)")
-        if tensor.type not in types:
-            raise ModelError(f"its {role} is neither uint8, int8 nor float32")
-        scales = None if tensor.quantization is None else tensor.quantization.scale
-        if tensor.type != schema.TensorType.FLOAT32 and (scales is None or not scales[0] > 0):
-            raise ModelError(f"its {role} is an integer without a scale")
+def _image(details: list[dict[str, Any]], role: str) -> dict[str, Any]:
+    """The one image that a network takes or gives, as LiteRT describes it."""
+    if len(details) != 1:
+        raise ModelError(f"it has not one {role}, but {len(details)}")
+    shape, dtype = details[0]["shape"].tolist(), np.dtype(details[0]["dtype"])
+    if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+        raise ModelError(f"its {role} has the shape {shape}, not one RGB image, (1, H, W, 3)")
+    if dtype not in (np.uint8, np.int8, np.float32):
+        raise ModelError(f"its {role} is neither uint8, int8 nor float32")
+    if dtype != np.float32 and not details[0]["quantization"][0] > 0:
+        raise ModelError(f"its {role} is an integer without a scale")
+    return details[0]
 
 
-def _scales(content: bytes, model: schema.ModelT) -> dict[int, Fraction]:
-    """Side of every tensor that depends on the image, over the LR image's side; found by running it small."""
+@parsing()
+def _tiling(content: bytes, lr: dict[str, Any]) -> tuple[int, int | None, str]:
+    """HR pixels per LR pixel; how far from a pixel the output looks, in LR pixels, or None and the operator's name."""
     height, width = 12, 24  # unlike, and divisible by what strides are
-    graph = model.subgraphs[0]
     try:
-        small = interpreter(content, kernels="builtin")
-        small.resize_tensor_input(small.get_input_details()[0]["index"], (1, height, width, 3))
-        small.allocate_tensors()
-        small.invoke()
-        shapes = {detail["index"]: detail["shape"] for detail in small.get_tensor_details()}
-    except (RuntimeError, ValueError) as error:
-        signature, shape = graph.tensors[graph.inputs[0]].shapeSignature, graph.tensors[graph.inputs[0]].shape
-        if signature is None or -1 not in list(signature):
-            raise ModelError(
-                f"fixed at {shape[2]}x{shape[1]} pixels; export it with an open height and width"
-            ) from error
-        raise ModelError(f"LiteRT cannot run it ({first_line(error)})") from error
-    pixels = dependent(model)
-    if graph.outputs[0] not in pixels:
-        raise ModelError("its output does not depend on its input")
-    scales = {}
-    for tensor in sorted(pixels):
-        name = graph.tensors[tensor].name.decode()
-        if len(shapes[tensor]) != 4:
-            raise ModelError(f"its tensor {name} is not an image, (1, H, W, C)")
-        scales[tensor] = Fraction(int(shapes[tensor][1]), height)
-        if scales[tensor] != Fraction(int(shapes[tensor][2]), width):
-            raise ModelError(f"its tensor {name} does not follow the size of its input")
-    scale = scales[int(graph.outputs[0])]
-    if scale.denominator != 1 or scale < 1:
-        raise ModelError(f"changes the image's size by {scale}, not by a whole number of at least 1")
-    return scales
-
-
-def _receptive_field(model: schema.ModelT, scales: dict[int, Fraction]) -> int:
-    """How far from a pixel the output looks, in LR pixels."""
-    graph = model.subgraphs[0]
-    radius = {int(graph.inputs[0]): Fraction(0)}
+        model = read(fix_size(content, height, width))
+    except ModelError as error:
+        if -1 in lr["shape_signature"]:
+            raise
+        size = f"{lr['shape'][2]}x{lr['shape'][1]}"
+        raise ModelError(f"fixed at {size} pixels; export it with an open height and width") from error
+    graph, untiled = model.subgraphs[0], ""
+    # Of every tensor that depends on the image: its side over the LR image's side, and how far it looks.
+    sides, radii = {int(graph.inputs[0]): Fraction(1)}, {int(graph.inputs[0]): Fraction(0)}
     for operator in graph.operators:
-        images = [int(index) for index in operator.inputs if int(index) in scales]
-        outputs = [int(index) for index in operator.outputs]
-        if not images or outputs[0] not in scales:
-            continue  # it computes with sizes
-        name = name_of(model, operator)
-        own = _own_radius(model, name, operator, scales)
-        if own is None or len({scales[index] for index in images}) > 1:
-            raise ModelError(f"cannot be run in tiles: how far its operator {name} looks is not known")
-        total = max(radius[index] for index in images) + own / scales[images[0]]
-        radius.update(dict.fromkeys(outputs, total))
-    return ceil(radius[int(graph.outputs[0])])
+        images = [int(index) for index in operator.inputs if int(index) in sides]
+        for index in map(int, operator.outputs):
+            sides[index] = _side(graph.tensors[index], height, width)
+        own = _radius(graph, name_of(model, operator), operator, set(sides))
+        untiled = untiled or ("" if own is not None else name_of(model, operator))
+        total = max(radii[index] for index in images) + (own or 0) / sides[images[0]]
+        radii.update(dict.fromkeys(map(int, operator.outputs), total))
+    output = int(graph.outputs[0])
+    if output not in sides:
+        raise ModelError("its output does not depend on its input")
+    if sides[output].denominator != 1 or sides[output] < 1:
+        raise ModelError(f"changes the image's size by {sides[output]}, not by a whole number of at least 1")
+    return int(sides[output]), None if untiled else ceil(radii[output]), untiled
 
 
-def _own_radius(
-    model: schema.ModelT, name: str, operator: schema.OperatorT, scales: dict[int, Fraction]
-) -> Fraction | None:
+def _side(tensor: schema.TensorT, height: int, width: int) -> Fraction:
+    """A tensor's side over that of the LR image."""
+    if len(tensor.shape) != 4:
+        raise ModelError(f"its tensor {tensor.name.decode()} is not an image, (1, H, W, C)")
+    side = Fraction(int(tensor.shape[1]), height)
+    if side != Fraction(int(tensor.shape[2]), width):
+        raise ModelError(f"its tensor {tensor.name.decode()} does not follow the size of its input")
+    return side
+
+
+# Each output value depends on the input values at its own place only.
+_POINTWISE = {
+    "ABS", "ADD", "CAST", "CONCATENATION", "DEQUANTIZE", "DIV", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM",
+    "MINIMUM", "MUL", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "SUB", "TANH",
+}
+
+
+def _radius(graph: schema.SubGraphT, name: str, operator: schema.OperatorT, images: set[int]) -> int | None:
     """How far one operator looks, in pixels of its input; None where it is not known, or not the same everywhere."""
-    graph, options = model.subgraphs[0], operator.builtinOptions
-    if name == "DEPTH_TO_SPACE":
-        return Fraction(0)
+    options = operator.builtinOptions
     if name in _POINTWISE:
-        constants = [graph.tensors[index] for index in operator.inputs if int(index) not in scales]
-        same_everywhere = all(is_constant(model, tensor) and not _has_sides(tensor) for tensor in constants)
-        along_channels = name != "CONCATENATION" or options.axis in (3, -1)
-        return Fraction(0) if same_everywhere and along_channels else None
+        constants = [graph.tensors[index].shape for index in operator.inputs if int(index) not in images]
+        # A tile cannot follow a constant that differs from place to place.
+        return None if any(n > 1 for shape in constants for n in list(shape)[-3:-1]) else 0
+    if name == "DEPTH_TO_SPACE":
+        return 0
     if name == "RESIZE_NEAREST_NEIGHBOR":
         # Half-pixel nearest coordinates never come close to a border of two pixels.
-        return Fraction(0) if options.halfPixelCenters and not options.alignCorners else None
+        return 0 if options.halfPixelCenters and not options.alignCorners else None
     if name not in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"):
         return None
     kernel = [int(n) for n in graph.tensors[operator.inputs[1]].shape[1:3]]
     strides = (int(options.strideH), int(options.strideW))
-    same = options.padding == schema.Padding.SAME
     if name == "TRANSPOSE_CONV":
-        before = [max(k - stride, 0) // 2 for k, stride in zip(kernel, strides, strict=True)]
-        radii = [ceil(max(k - 1 - b, b) / stride) for k, b, stride in zip(kernel, before, strides, strict=True)]
-        return Fraction(max(radii)) if same else None
-    sides = [(kernel[0] - 1) * options.dilationHFactor, (kernel[1] - 1) * options.dilationWFactor]
-    return Fraction(ceil(max(sides) / 2)) if strides == (1, 1) and (same or max(sides) == 0) else None
-
-
-def _has_sides(tensor: schema.TensorT) -> bool:
-    """Whether a constant differs from place to place, which a tile cannot follow."""
-    return tensor.shape is not None and any(n > 1 for n in list(tensor.shape)[-3:-1])
+        return max(ceil((k - 1 - max(k - s, 0) // 2) / s) for k, s in zip(kernel, strides, strict=True))
+    side = max((kernel[0] - 1) * options.dilationHFactor, (kernel[1] - 1) * options.dilationWFactor)
+    return ceil(side / 2) if strides == (1, 1) else None

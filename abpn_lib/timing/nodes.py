@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from abpn_lib import paper
-from abpn_lib.files import InputError, write_atomically
+from abpn_lib.files import InputError, ModelError, write_atomically
 from abpn_lib.tflite import graph
 
 __all__ = ["PEAK_PRODUCTS", "RESIZES", "Precision", "build", "build_concat9", "build_peak"]
@@ -70,7 +70,12 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         content = _content(node, height, width, channels, precision)
-        graph.check_one_operator(content, _OPERATORS[node], precision)
+        # Another converter may make more of a node, or leave it in floating point: that would be no time of the node.
+        if graph.operator_names(content) != [_OPERATORS[node]]:
+            made = ", ".join(graph.operator_names(content))
+            raise ModelError(f"TensorFlow made {made} of {_OPERATORS[node]} alone: use the pinned version")
+        if precision == "int8":
+            graph.check_full_integer(content, saturates=False)
         write_atomically(path, content)
     return path
 

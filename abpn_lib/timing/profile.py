@@ -40,7 +40,7 @@ def operators(
     def rate(products: int, name: str) -> float:
         return products / timed.timings[name].median_ms / 1e6
 
-    for part, products, moved in zip(parts, graph.multiplications(content), graph.bytes_moved(content), strict=True):
+    for part, (products, moved) in zip(parts, graph.costs(content), strict=True):
         if products:
             found.append(context.record("rate", part, rate(products, part), "GMAC/s", **where))
             found.append(context.record("intensity", part, products / moved, "1/B", **where))
