@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "AbpnError", "BuildError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "write_atomically",
+    "AbpnError", "BuildError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "whole",
+    "write_atomically",
 ]
 
 
@@ -38,7 +41,16 @@ class BuildError(AbpnError):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, also when the process is killed in between.
+    """Write a file whole or not at all; raises as `whole`."""
+    with whole(path) as scratch:
+        scratch.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A scratch file to write to, which becomes `path` where the block ends well: whole or not at all.
+
+    Also when the process is killed in between, though then the scratch file, ``.abpn-*.tmp``, stays behind.
 
     Raises `OSError` if the folder cannot be written to, or is full: it names `path`, and nothing is left behind.
     """
@@ -48,9 +60,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     # Not made of the file's own name: that may be as long as a name can be.
     scratch = path.with_name(f".abpn-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield scratch
+        with scratch.open("rb+") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:

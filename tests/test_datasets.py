@@ -88,12 +88,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def listing(address: str, *names: str, manner: str = "") -> Dataset:
     entries = tuple(Entry(f"set/{name}", digest(FILES[f"/{name}"]), f"{address}{manner}/{name}") for name in names)
-    return Dataset("mine", "My images", "mine", entries)
+    return Dataset("mine", entries)
 
 
 def zipped_set(address: str, *members: str) -> Dataset:
-    entry = Entry("DIV2K/small.zip", digest(FILES["/small.zip"]), f"{address}/small.zip")
-    return Dataset("small", "A small archive", "mine", (entry,), members or ("0001.png", "0002.png"))
+    archive = Entry("DIV2K/small.zip", digest(FILES["/small.zip"]), f"{address}/small.zip")
+    entries = tuple(Entry(f"DIV2K/small/{member}") for member in members or ("0001.png", "0002.png"))
+    return Dataset("small", entries, archive)
 
 
 def everything_below(root: Path) -> list[str]:
@@ -141,15 +142,14 @@ def test_a_truncated_download_leaves_nothing(server: Server, tmp_path: Path, man
 
 
 def test_what_a_killed_download_left_is_removed_later(server: Server, tmp_path: Path) -> None:
-    old, new = tmp_path / "set/.fetch-old", tmp_path / "set/.fetch-new"
+    old, new = tmp_path / "set/.abpn-1-old.tmp", tmp_path / "set/.abpn-2-new.tmp"
+    old.parent.mkdir()
     for scratch in (old, new):
-        scratch.mkdir(parents=True)
-        (scratch / "one.png").write_bytes(b"half")
-    for path in (old / "one.png", old):
-        os.utime(path, (0, 0))
+        scratch.write_bytes(b"half")
+    os.utime(old, (0, 0))
     datasets.fetch(listing(server.address, "one.png"), tmp_path, progress=False)
     # The new one may be another process's, at work.
-    assert everything_below(tmp_path) == ["set/.fetch-new/one.png", "set/one.png"]
+    assert everything_below(tmp_path) == ["set/.abpn-2-new.tmp", "set/one.png"]
 
 
 def test_a_download_of_another_hash_is_refused_with_both_hashes(server: Server, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_wrong_file_that_was_there_is_refused_and_kept(server: Server, tmp_pat
 
 def test_a_file_the_server_does_not_have(server: Server, tmp_path: Path) -> None:
     entry = Entry("set/gone.png", "0" * 64, f"{server.address}/gone.png")
-    message = refusal(Dataset("mine", "", "", (entry,)), tmp_path)
+    message = refusal(Dataset("mine", (entry,)), tmp_path)
     assert "404" in message
     assert f"{server.address}/gone.png" in message
     assert everything_below(tmp_path) == ["set"]
@@ -197,7 +197,7 @@ def test_an_address_that_is_none(tmp_path: Path) -> None:
 
 def test_files_before_a_failing_one_are_kept(server: Server, tmp_path: Path) -> None:
     good, bad = listing(server.address, "one.png"), listing(server.address, "two.png", manner="/wrong")
-    refusal(Dataset("mine", "", "", (*good.entries, *bad.entries)), tmp_path)
+    refusal(Dataset("mine", (*good.entries, *bad.entries)), tmp_path)
     assert everything_below(tmp_path) == ["set/one.png"]
 
 
@@ -278,7 +278,7 @@ def test_the_cache_folder_is_the_one_named(tmp_path: Path, monkeypatch: pytest.M
         assert datasets.data_root() != tmp_path
 
 
-@pytest.mark.parametrize("name", [name for name in datasets.DATASETS if not datasets.dataset(name).members])
+@pytest.mark.parametrize("name", [name for name in datasets.DATASETS if not datasets.dataset(name).archive])
 def test_every_registered_file_is_found_without_a_download(data_folder: Path, name: str) -> None:
     if name in ("train-more", "train-all", "select", "div2k-valid-36") and not datasets.available(name, data_folder):
         pytest.skip(f"{name} is not in the data folder: abpn data fetch {name}")
@@ -299,14 +299,14 @@ def test_the_registry_is_well_formed() -> None:
         assert row["address"].startswith("https://")
         commits = [part for part in row["address"].split("/") if re.fullmatch("[0-9a-f]{40}", part)]
         assert commits or row["path"].endswith(".zip")
-    counts = {name: len(datasets.dataset(name).entries) for name in datasets.DATASETS if name != "train-all"}
+    counts = {name: len(datasets.dataset(name).registered) for name in datasets.DATASETS if name != "train-all"}
     assert sum(counts.values()) == len(rows)
     assert len(datasets.dataset("train-all").entries) == counts["train"] + counts["train-more"]
     assert [counts[name] for name in (*datasets.BENCHMARKS, "authors")] == [5, 14, 100, 100, 4]
 
 
 def test_training_images_are_not_test_images() -> None:
-    hashes = {name: {entry.sha256 for entry in datasets.dataset(name).entries} for name in datasets.DATASETS}
+    hashes = {name: {entry.sha256 for entry in datasets.dataset(name).registered} for name in datasets.DATASETS}
     for unseen in (*datasets.BENCHMARKS, "select", "div2k-valid-36"):
         assert not hashes["train-all"] & hashes[unseen]
     for test in (*datasets.BENCHMARKS, "div2k-valid-36"):
@@ -319,11 +319,10 @@ def test_div2k_is_its_official_archives() -> None:
         ("div2k-train-lr", 800, "0001x3.png"), ("div2k-valid-lr", 100, "0801x3.png"),
     ):
         found = datasets.dataset(name)
-        assert len(found.members) == count
-        assert found.members[0] == first
-        assert [entry.address for entry in found.entries] == [
-            f"https://data.vision.ee.ethz.ch/cvl/{found.entries[0].path}"
-        ]
+        assert found.archive is not None
+        assert len(found.entries) == count
+        assert found.entries[0].path == f"{found.archive.path.removesuffix('.zip')}/{first}"
+        assert found.archive.address == f"https://data.vision.ee.ethz.ch/cvl/{found.archive.path}"
 
 
 def test_the_fingerprint_follows_every_hash() -> None:
@@ -331,7 +330,7 @@ def test_the_fingerprint_follows_every_hash() -> None:
     assert len(prints) == len(datasets.DATASETS)
     found = datasets.dataset("set5")
     first = found.entries[0]
-    changed = Dataset("set5", "", "", (Entry(first.path, "0" * 64, first.address), *found.entries[1:]))
+    changed = Dataset("set5", (Entry(first.path, "0" * 64, first.address), *found.entries[1:]))
     assert datasets.fingerprint(changed) != datasets.fingerprint("set5")
     assert datasets.fingerprint(found) == datasets.fingerprint("set5")
 
@@ -362,9 +361,9 @@ def test_gray_images_become_rgb_and_camera_images_are_halved(tmp_path: Path) -> 
     Image.fromarray(gray).save(tmp_path / "gray.png")
     entry = Entry("gray.png", digest((tmp_path / "gray.png").read_bytes()), "https://nowhere.invalid/gray.png")
     halved = Entry(entry.path, entry.sha256, entry.address, halve=True)
-    [(_, whole)] = datasets.images(Dataset("g", "", "", (entry,)), tmp_path)
+    [(_, whole)] = datasets.images(Dataset("g", (entry,)), tmp_path)
     np.testing.assert_array_equal(whole, np.repeat(gray[:24, :30, None], 3, axis=2))
-    [(_, half)] = datasets.images(Dataset("g", "", "", (halved,)), tmp_path)
+    [(_, half)] = datasets.images(Dataset("g", (halved,)), tmp_path)
     np.testing.assert_array_equal(half, np.repeat(bicubic_down(gray[:24, :30], 2)[:12, :15, None], 3, axis=2))
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from abpn_lib.datasets import READABLE
 from abpn_lib.degradation import bicubic_up
 from abpn_lib.files import InputError, write_atomically
 from abpn_lib.tflite.interpreter import first_line
 from abpn_lib.tflite.upscaler import Upscaler, spans
 
-__all__ = ["FORMATS", "MAX_PIXELS", "READABLE", "open_image", "pairs", "save_image", "upscale_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "open_image", "pairs", "save_image", "upscale_image"]
 
 MAX_PIXELS = 8192 * 8192
 """The largest image that is opened: 8K (7680x4320) fits twice; a decompression bomb does not."""
@@ -27,9 +28,6 @@ FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }
 """Extension -> Pillow's name of the format, for the files that `save_image` writes."""
-
-READABLE = (*dict.fromkeys(FORMATS.values()), "GIF")
-"""The formats that `open_image` reads. Pillow knows more, some of which start other programs (Ghostscript)."""
 
 
 def open_image(path: Path) -> Image.Image:

@@ -222,7 +222,7 @@ def benchmark_model(
             raise InputError("benchmark_model is needed: name the file with --benchmark-model PATH, or give "
                              f"--benchmark-sha256 HASH, and {address} is downloaded and used if it has that hash")
         entry = datasets.Entry(f"tools/{digest[:16]}/benchmark_model", digest, address)
-        tool = datasets.Dataset("benchmark_model", "TensorFlow's benchmark_model", "Apache License 2.0", (entry,))
+        tool = datasets.Dataset("benchmark_model", (entry,))
         (path,) = datasets.fetch(tool, root, progress=False)
     if not path.is_file():
         raise InputError(f"--benchmark-model {path} is not a file")
