@@ -19,10 +19,7 @@ from abpn_lib.files import InputError, write_atomically
 from abpn_lib.tflite.interpreter import first_line
 from abpn_lib.tflite.upscaler import Upscaler, spans
 
-__all__ = ["FORMATS", "MAX_PIXELS", "open_image", "pairs", "save_image", "upscale_image"]
-
-MAX_PIXELS = 8192 * 8192
-"""The largest image that is opened: 8K (7680x4320) fits twice; a decompression bomb does not."""
+__all__ = ["FORMATS", "open_image", "pairs", "save_image", "upscale_image"]
 
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
@@ -33,34 +30,26 @@ FORMATS = {
 def open_image(path: Path) -> Image.Image:
     """Read an image file whole (of an animation, its first frame).
 
-    Raises `InputError` if there is no such file, it is not an image, it is broken, or it has more than `MAX_PIXELS`.
+    Raises `InputError` if there is no such file, it is not an image, it is broken, or it has more pixels than Pillow
+    takes for safe (`Image.MAX_IMAGE_PIXELS`: 8K fits twice, a decompression bomb does not).
     """
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, not an image' if path.is_dir() else 'there is no such file'}")
     try:
         with warnings.catch_warnings():
-            # Our own limit, below, is lower than the one that Pillow warns of.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path, formats=READABLE)
         with image:
-            _check_size(path, image.size)
             image.load()
-        return image
-    except InputError:
-        raise
-    except Image.DecompressionBombError:
-        raise InputError(f"{path}: has more than {MAX_PIXELS} pixels; crop or shrink it") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels; crop or shrink it") from None
     except Image.UnidentifiedImageError:
         raise InputError(f"{path}: not an image, or not in a format that is known") from None
     except Exception as error:  # Pillow's decoders raise almost anything on a broken file
         raise InputError(f"{path}: a broken image ({first_line(error)})") from error
-
-
-def _check_size(path: Path, size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(f"{path}: {size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; crop or shrink it")
-    if 0 in size:
+    if 0 in image.size:
         raise InputError(f"{path}: has no pixels")
+    return image
 
 
 def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
@@ -111,12 +100,8 @@ def _check_extension(path: Path) -> None:
 def save_image(image: Image.Image, path: Path) -> None:
     """Write an image file whole or not at all, in the format of the path's extension (`FORMATS`).
 
-    Raises
-    ------
-    InputError
-        If the extension is not known, or the format cannot hold the image.
-    OSError
-        If the folder cannot be written to.
+    Raises `InputError` if the extension is not known or the format cannot hold the image, and `OSError` if the folder
+    cannot be written to.
     """
     _check_extension(path)
     form = FORMATS[path.suffix.lower()]
@@ -148,19 +133,11 @@ def upscale_image(
     them, and Pillow itself reads 16-bit colour at 8 bits. A colour profile stays with the pixels
     it describes.
 
-    Parameters
-    ----------
-    tile
-        As for `Upscaler.upscale`.
-    memory
-        Bytes that the result may take while it is made; the machine's physical memory if None.
+    `tile` is that of `Upscaler.upscale`, `memory` the bytes that the result may take while it is made (the machine's
+    physical memory if None).
 
-    Raises
-    ------
-    InputError
-        If the mode has no 8-bit reading (floating point, 32-bit integers), or the result is too large.
-    ModelError
-        If LiteRT cannot run the model.
+    Raises `InputError` if the mode has no 8-bit reading (floating point, 32-bit integers) or the result is too large,
+    and `ModelError` if LiteRT cannot run the model.
     """
     _check_memory(image.size, upscaler.scale, _physical_memory() if memory is None else memory)
     try:
@@ -208,8 +185,7 @@ def _enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     hr = np.empty((alpha.shape[0] * scale, alpha.shape[1] * scale), np.uint8)
     for span in spans(alpha.shape[0], 128, 4):
         band = bicubic_up(alpha[span.start : span.stop], scale)
-        kept = band[(span.keep_start - span.start) * scale : (span.keep_stop - span.start) * scale]
-        hr[span.keep_start * scale : span.keep_stop * scale] = kept
+        hr[span.kept(scale)] = band[span.cut(scale)]
     return hr
 
 

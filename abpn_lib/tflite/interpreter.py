@@ -32,12 +32,8 @@ def interpreter(
 
     With `keep_all` every tensor can be read after a run, not the network's outputs alone.
 
-    Raises
-    ------
-    InputError
-        If the kernels or the number of threads are not possible.
-    ModelError
-        If LiteRT does not take the file.
+    Raises `InputError` if the kernels or the number of threads are not possible, and `ModelError` if LiteRT does not
+    take the file.
     """
     if kernels not in KERNELS or threads < 1:
         raise InputError(f"threads {threads}, kernels {kernels!r}: at least 1, and one of {', '.join(KERNELS)}")
@@ -45,7 +41,10 @@ def interpreter(
     try:
         if kernels == "xnnpack":
             _announce(content)
-        return _made(content, threads, kernels, keep_all)
+        return Interpreter(
+            model_content=content, num_threads=threads, experimental_op_resolver_type=_RESOLVERS[kernels],
+            experimental_preserve_all_tensors=keep_all,
+        )
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"LiteRT cannot read this model ({first_line(error)})") from error
 
@@ -65,13 +64,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _made(content: bytes, threads: int, kernels: Kernels, keep_all: bool = False) -> Interpreter:
-    return Interpreter(
-        model_content=content, num_threads=threads, experimental_op_resolver_type=_RESOLVERS[kernels],
-        experimental_preserve_all_tensors=keep_all,
-    )
-
-
 def _announce(content: bytes) -> None:
     """Let LiteRT name its delegate where nobody hears it: it does so once a process, at the first allocation.
 
@@ -81,7 +73,7 @@ def _announce(content: bytes) -> None:
     with _LOCK:
         if not _ANNOUNCED.is_set():
             with _silent_stderr(), contextlib.suppress(ValueError, RuntimeError):
-                _made(content, 1, "xnnpack").allocate_tensors()
+                Interpreter(model_content=content).allocate_tensors()
             _ANNOUNCED.set()
 
 

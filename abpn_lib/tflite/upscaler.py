@@ -14,7 +14,7 @@ drifts by one LR pixel in 1024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -39,29 +39,14 @@ UNTILED_PIXELS = 1024 * 1024
 class Upscaler:
     """A .tflite model, ready for images of any size. Not for use from several threads at once.
 
-    Parameters
-    ----------
-    model
-        RGB in, RGB out, NHWC; uint8, int8 or float32 in [0, 255], with an open height and width.
-    threads
-        Of LiteRT, at least 1.
-    kernels
-        The two differ in a part of the INT8 values, by a few levels.
-    raw
-        Take the model's integers for pixels (int8 shifted by 128) instead of reading them by its
-        scales and zero points, as the authors' evaluation does. Float models are not affected.
+    `model` takes and gives RGB, NHWC, as uint8, int8 or float32 in [0, 255], with an open height and width; `threads`,
+    at least 1, and `kernels` are LiteRT's (the kernels differ in a part of the INT8 values, by a few levels). `raw`
+    takes an integer model's values for pixels (int8 shifted by 128) instead of reading them by their scales and zero
+    points, as the authors' evaluation does.
 
-    Attributes
-    ----------
-    scale
-        HR pixels per LR pixel.
-    halo
-        LR pixels that a tile needs around what is kept of it: the receptive field's radius; None for
-        a graph that is not tiled.
-    input_dtype
-        uint8, int8 or float32.
-    output_quantization
-        (scale, zero point) of the output; (0.0, 0) for a float one.
+    Its `scale` is HR pixels per LR pixel; `halo` the LR pixels that a tile needs around what is kept of it, which is
+    the receptive field's radius, or None for a graph that is not tiled; `input_dtype` uint8, int8 or float32;
+    `output_quantization` the output's (scale, zero point), (0.0, 0) for a float one.
 
     Raises `ModelError` if the file is not such a model.
     """
@@ -79,8 +64,7 @@ class Upscaler:
             raise ModelError(f"{model}: {error}") from error
         self.input_dtype = np.dtype(self._input["dtype"])
         self.output_quantization = (float(self._output["quantization"][0]), int(self._output["quantization"][1]))
-        self._pixel_to_input = _pixel_to_integer(self._input, raw)
-        self._output_to_pixel = _integer_to_pixel(self._output, raw)
+        self._to_input, self._to_pixel = _table(self._input, "input", raw), _table(self._output, "output", raw)
         self._shape: tuple[int, ...] = ()
 
     def upscale(self, lr: NDArray[np.uint8], *, tile: int | None = 256) -> NDArray[np.uint8]:
@@ -117,12 +101,16 @@ class Upscaler:
                 self._interpreter.resize_tensor_input(self._input["index"], (1, *patch.shape))
                 self._interpreter.allocate_tensors()
                 self._shape = patch.shape
-            self._interpreter.set_tensor(self._input["index"], self._pixel_to_input(patch)[None])
+            given = patch.astype(np.float32) if self._to_input is None else self._to_input[patch]
+            self._interpreter.set_tensor(self._input["index"], given[None])
             self._interpreter.invoke()
         except (RuntimeError, ValueError, MemoryError) as error:
             size = f"{patch.shape[1]}x{patch.shape[0]}"
             raise ModelError(f"{self._path}: LiteRT cannot run it on {size} pixels ({first_line(error)})") from error
-        return self._output_to_pixel(self._interpreter.get_tensor(self._output["index"])[0])
+        made = self._interpreter.get_tensor(self._output["index"])[0]
+        if self._to_pixel is None:
+            return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+        return self._to_pixel[made.astype(np.int16) - np.iinfo(made.dtype).min]
 
 
 @dataclass(frozen=True)
@@ -151,26 +139,15 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
         yield Span(start, start + size, keep, min(keep + tile, length))
 
 
-def _pixel_to_integer(detail: dict[str, Any], raw: bool) -> Callable[[NDArray[np.uint8]], NDArray]:
-    """How a pixel becomes a value of the model's input."""
-    dtype = np.dtype(detail["dtype"])
-    if dtype == np.float32:
-        return lambda pixels: pixels.astype(np.float32)
-    limits = np.iinfo(dtype)
+def _table(detail: dict[str, Any], role: str, raw: bool) -> NDArray | None:
+    """A value of the model's input for each pixel, or a pixel for each of its output's; None for a float32 model."""
+    if detail["dtype"] == np.float32:
+        return None
+    limits = np.iinfo(detail["dtype"])
     scale, zero = (1.0, int(limits.min)) if raw else detail["quantization"]
-    table = np.clip(np.rint(np.arange(256) / scale) + zero, limits.min, limits.max).astype(dtype)
-    return lambda pixels: table[pixels]
-
-
-def _integer_to_pixel(detail: dict[str, Any], raw: bool) -> Callable[[NDArray], NDArray[np.uint8]]:
-    """How a value of the model's output becomes a pixel."""
-    dtype = np.dtype(detail["dtype"])
-    if dtype == np.float32:
-        return lambda values: np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    limits = np.iinfo(dtype)
-    scale, zero = (1.0, int(limits.min)) if raw else detail["quantization"]
-    table = np.clip(np.rint((np.arange(limits.min, limits.max + 1) - zero) * scale), 0, 255).astype(np.uint8)
-    return lambda values: table[values.astype(np.int16) - limits.min]
+    if role == "input":
+        return np.clip(np.rint(np.arange(256) / scale) + zero, limits.min, limits.max).astype(limits.dtype)
+    return np.clip(np.rint((np.arange(limits.min, limits.max + 1) - zero) * scale), 0, 255).astype(np.uint8)
 
 
 # What a graph lets be done with it

@@ -83,9 +83,8 @@ class Shell:
         """Copy a file to the phone; `name` is what it is called if that fails."""
         done = self.adb(["-s", self.serial, "push", str(source), target], _PUSH_SECONDS)
         doing, reason = f"{name} was pushed to it", _reason(done)
-        if done.returncode and "no space left" in reason.lower():
-            raise self._full(name)
         if done.returncode:
+            self._check_space(reason, name)
             there = self.adb(["-s", self.serial, "get-state"], _SECONDS).stdout.strip() == "device"
             # It may be there again already.
             if not there or re.search(r"feature set|from device|offline|' not found|no devices", reason):
@@ -104,9 +103,8 @@ class Shell:
         tidy = f"pkill -f '[/]{folder[1:]}/benchmark_model' 2>/dev/null; rm -rf {folder}"
         try:
             status, output = self.run(f"mkdir {folder} 2>&1", "a folder was made on it")
-            if "no space left" in output.lower():
-                raise self._full("a folder")
             if status:
+                self._check_space(output, "a folder")
                 raise DeviceError(f"{self.serial} lets us make no folder in /data/local/tmp ({output.strip()})")
             yield folder
         except BaseException as error:
@@ -123,12 +121,13 @@ class Shell:
         why = f" ({reason})" if "error" in reason or "adb" in reason else ""
         return DeviceError(f"{self.serial} went away while {doing}{why}: plug it in, keep it awake, and start again")
 
-    def _full(self, name: str) -> DeviceError:
-        return DeviceError(f"no space is left on {self.serial} for {name}: free some, and start again")
+    def _check_space(self, reason: str, name: str) -> None:
+        if "no space left" in reason.lower():
+            raise DeviceError(f"no space is left on {self.serial} for {name}: free some, and start again")
 
 
 def _reason(done: Done) -> str:
     """The line in which adb says what is wrong: by its version on standard error or, for a push, on standard output."""
-    lines = [line.strip() for line in (*done.stdout.splitlines(), *done.stderr.splitlines()) if line.strip()]
-    lines = [line for line in lines if not line.startswith("*")]
+    said = f"{done.stdout}\n{done.stderr}".splitlines()
+    lines = [line.strip() for line in said if line.strip() and not line.startswith("*")]
     return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it says nothing")

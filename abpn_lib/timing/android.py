@@ -19,11 +19,11 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from abpn_lib import datasets
 from abpn_lib.files import DeviceError, InputError, sha256
-from abpn_lib.results import Column, Context, Record
+from abpn_lib.results import Context, Record
 from abpn_lib.tflite.interpreter import Kernels as CpuKernels
 from abpn_lib.timing import latency
 from abpn_lib.timing.adb import Adb, Shell, devices, run
@@ -58,24 +58,17 @@ _RUN_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone that answers on its `shell`. `kind` tells a phone from an emulator and from the fake of the tests."""
+    """A phone that answers on its `shell`. `kind` tells a phone from an emulator and from the fake of the tests.
+
+    `name` is the `device` of its records. The serial number is left out, since it identifies the owner's device.
+    """
 
     shell: Shell
-    model: str
-    soc: str
+    name: str
     android: str
     abi: str
     cores: int
-    governor: str
     kind: Kind
-
-    @property
-    def name(self) -> str:
-        """The `device` of its records. The serial number is left out, since it identifies the owner's device."""
-        marks = {"android": "phone", "android-emulator": "NOT A PHONE, an emulator", "fake": "NOT A PHONE, a fake"}
-        cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
-        return (f"{marks[self.kind]}: {self.model}, SoC {self.soc}, Android {self.android}, {self.abi}, {cores}, "
-                f"CPU governor {self.governor}")
 
 
 @dataclass(frozen=True)
@@ -93,11 +86,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Report:
-    """What `benchmark_model` reports of one run: the number of runs, and times in ms.
+    """What `benchmark_model` reports of `count` runs, in ms; of older builds, which give no median, the mean.
 
-    `value_ms` is the median, or in older builds, which report none, the mean; `spread_is` says what `low_ms` to
-    `high_ms` is. `taken` names the delegates that took part of the graph, with "wholly", "partly", or "" where an
-    older build does not say.
+    `spread_is` says what `low_ms` to `high_ms` is. `taken` names the delegates that took part of the graph, with
+    "wholly", "partly", or "" where an older build does not say.
     """
 
     count: int
@@ -115,7 +107,7 @@ class Run:
     subject: str
     setting: Setting
     record: Record | None
-    refusal: str
+    refusal: str = ""
 
     @property
     def line(self) -> str:
@@ -167,11 +159,15 @@ def _described(shell: Shell) -> Phone:
     named = model if maker == "unknown" or model.lower().startswith(maker.lower()) else f"{maker} {model}"
     # A list of CPUs such as "0-3,6".
     spans = re.findall(r"(\d+)(?:-(\d+))?", shell.ask("cat /sys/devices/system/cpu/present"))
-    return Phone(
-        shell, named, known("soc.model", "board.platform", "hardware"), release, known("product.cpu.abi"),
-        max(sum(int(last or first) - int(first) + 1 for first, last in spans), 1),
-        shell.ask("cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown", _kind(properties),
-    )
+    cores = max(sum(int(last or first) - int(first) + 1 for first, last in spans), 1)
+    governor = shell.ask("cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown"
+    kind, abi, soc = _kind(properties), known("product.cpu.abi"), known("soc.model", "board.platform", "hardware")
+    name = (f"{_MARKS[kind]}: {named}, SoC {soc}, Android {release}, {abi}, {cores} core{'s' if cores > 1 else ''}, "
+            f"CPU governor {governor}")
+    return Phone(shell, name, release, abi, cores, kind)
+
+
+_MARKS = {"android": "phone", "android-emulator": "NOT A PHONE, an emulator", "fake": "NOT A PHONE, a fake"}
 
 
 def _kind(properties: Mapping[str, str]) -> Kind:
@@ -207,12 +203,8 @@ def benchmark_model(
     Without a `path`, the file at `address` is fetched once into the data folder `root` (`datasets.data_root`), and
     kept only if it has that hash.
 
-    Raises
-    ------
-    InputError
-        If neither is given, the file is missing, or it has another hash.
-    DataError
-        If it cannot be downloaded, or the download has another hash.
+    Raises `InputError` if neither is given, the file is missing, or it has another hash, and `DataError` if it cannot
+    be downloaded, or the download has another hash.
     """
     digest = digest and digest.lower()
     if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -243,16 +235,10 @@ def follow(
 ) -> Generator[Run, None, None]:
     """Run every model under every setting, setting by setting, and yield each run as it ends.
 
-    Parameters
-    ----------
-    tool, files
-        `benchmark_model` for the phone, and each subject's .tflite.
-    context
-        Command and date of the records; device and versions are the phone's, and its serial number is taken out.
-    size, channels
-        The input's width x height, which models of any size are given; channels are for meta-nodes alone.
-    rounds
-        The least number of timed runs; the tool repeats for a second at least, and stops after 150 seconds.
+    `tool` is `benchmark_model` for the phone; `files` has each subject's .tflite. Of `context` the records keep command
+    and date; device and versions are the phone's, and its serial number is taken out. `size` is the input's width x
+    height, which models of any size are given; `channels` are for meta-nodes alone. At least `rounds` runs are timed;
+    the tool repeats for a second at least, and stops after 150 seconds.
 
     Raises `DeviceError` if the phone goes away or has no space left, the tool cannot run on it, or no model could.
     Runs that were yielded hold.
@@ -268,18 +254,23 @@ def follow(
         before = _temperature(shell)
         for setting in chosen:
             for number, (subject, path) in enumerate(files.items()):
-                report, refusal = _run(phone, folder, number, subject, setting, rounds)
-                after, record = _temperature(shell), None
-                if report is not None:
-                    where: dict[str, Any] = {"before": before, "after": after, "channels": channels or ""}
-                    where |= _columns(report, setting, phone, size)
-                    record = there.record(
-                        "latency", subject, report.value_ms, "ms", count=report.count,
-                        spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
-                        model_sha256=sha256(path), **{key: value for key, value in where.items() if value},
-                    )
+                report = _run(phone, folder, number, subject, setting, rounds)
+                after = _temperature(shell)
+                if isinstance(report, str):
+                    yield Run(subject, setting, None, report)
+                else:
                     ran = True
-                yield Run(subject, setting, record, refusal)
+                    delegate, kernels = _DELEGATES[setting.kernels][0], setting.kernels
+                    if kernels == "xnnpack" and delegate not in report.taken:
+                        kernels = "builtin"  # XNNPACK took nothing
+                    where = {**latency.columns(size, setting.threads, kernels), "device-kind": phone.kind,
+                             "delegated": report.taken.get(delegate), "before": before, "after": after,
+                             "channels": channels}
+                    yield Run(subject, setting, there.record(
+                        "latency", subject, report.value_ms, "ms", {key: each for key, each in where.items() if each},
+                        count=report.count, spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
+                        model_sha256=sha256(path),
+                    ))
                 before = after
     if not ran:
         raise DeviceError(f"{shell.serial}: no model ran on it; the lines above say why")
@@ -296,9 +287,7 @@ def _push(shell: Shell, folder: str, tool: Path, files: Mapping[str, Path], size
             shell.push(copy, f"{folder}/{number}.tflite", subject)
 
 
-def _run(
-    phone: Phone, folder: str, number: int, subject: str, setting: Setting, rounds: int
-) -> tuple[Report | None, str]:
+def _run(phone: Phone, folder: str, number: int, subject: str, setting: Setting, rounds: int) -> Report | str:
     """The report of one run, or why there is none."""
     delegate, flags = _DELEGATES[setting.kernels]
     command = (f"{folder}/benchmark_model --graph={folder}/{number}.tflite --num_threads={setting.threads} "
@@ -310,19 +299,11 @@ def _run(
         raise DeviceError(f"this benchmark_model cannot run on {phone.shell.serial}, which is {phone.abi} ({reason}): "
                           "name one that was built for it")
     report = read_report(output) if status == 0 else None
-    if report is None or (setting.kernels in ("gpu", "nnapi") and delegate not in report.taken):
-        return None, _why(status, output)
+    if not report or (setting.kernels in ("gpu", "nnapi") and delegate not in report.taken):
+        return _why(status, output)
     if setting.kernels == "nnapi" and "accelerators available: [nnapi-reference]" in output:
-        return None, "NNAPI has no accelerator here, only its reference code for the CPU"
-    return report, ""
-
-
-def _columns(report: Report, setting: Setting, phone: Phone, size: str) -> dict[str, Column]:
-    delegate, kernels = _DELEGATES[setting.kernels][0], setting.kernels
-    if kernels == "xnnpack" and delegate not in report.taken:
-        kernels = "builtin"  # XNNPACK took nothing
-    return {**latency.columns(size, setting.threads, kernels), "device-kind": phone.kind,
-            "delegated": report.taken.get(delegate, "")}
+        return "NNAPI has no accelerator here, only its reference code for the CPU"
+    return report
 
 
 _NOT_WHY = ("Benchmarking failed", "Restored original execution plan")
@@ -330,11 +311,12 @@ _NOT_WHY = ("Benchmarking failed", "Restored original execution plan")
 
 def _why(status: int, output: str) -> str:
     """The first line of a report that says what went wrong."""
-    lines = [_PREFIX.sub("", line.strip()) for line in output.splitlines()]
-    errors = [_PREFIX.sub("", line.strip()) for line in output.splitlines() if re.search("ERROR|FATAL", line)]
-    others = [line for line in lines if re.search(r"(?i)\bfailed\b|unsupported|not be executed|fault|killed", line)]
-    ended = f"it ended with status {status}" if status else "it reports no time"
-    return next((line for line in (*errors, *others) if line and not line.startswith(_NOT_WHY)), ended)
+    for pattern in ("ERROR|FATAL", r"(?i)\bfailed\b|unsupported|not be executed|fault|killed"):
+        for line in output.splitlines():
+            said = _PREFIX.sub("", line.strip())
+            if re.search(pattern, line) and said and not said.startswith(_NOT_WHY):
+                return said
+    return f"it ended with status {status}" if status else "it reports no time"
 
 
 # The report
