@@ -365,9 +365,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     lines: list[str] = []
     for subject, (scores, digest) in scored.items():
         context = replace(here, command=_command_for(str(names[subject]), options.command_line))
-        records += measure.records_of(scores, context, subject, options.data, protocol, digest)
         images = [score.name for score in scores] if options.image == ["all"] else options.image
-        records += measure.records_of_images(scores, images, context, subject, options.data, protocol, digest)
+        records += measure.records_of(scores, context, subject, options.data, protocol, digest, images)
         lines += measure.lines_of(subject, scores)
     if options.raw:
         records = [replace(record, columns={**record.columns, "reading": "raw"}) for record in records]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageScore", "bicubic_upscaler", "evaluate_all", "latency", "lines_of", "mean_of", "model_path", "parameters",
-    "psnr", "records_of", "records_of_images", "records_of_models", "score_models",
+    "psnr", "records_of", "records_of_models", "score_models",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -101,43 +101,32 @@ def lines_of(subject: str, scores: Sequence[ImageScore]) -> list[str]:
 
 def records_of(
     scores: Sequence[ImageScore], context: Context, subject: str, dataset: str,
-    protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "",
+    protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "", images: Iterable[str] = (),
 ) -> list[Record]:
     """The mean PSNR ("psnr", dB) and, where it was asked for, SSIM ("ssim") of a model on a data set.
 
-    `subject` is the model's name ("bicubic" for none); the spread is the least and the greatest image.
+    `subject` is the model's name ("bicubic" for none); the spread is the least and the greatest image. Of each of
+    `images` there are records of its own, with the further column "image" (Figure 3 shows two).
+
+    Raises `DataError` if an image's name is not among the scores.
     """
-    mean, where = mean_of(scores), {"dataset": dataset, "protocol": protocol.name}
-    return [
-        context.record(
-            quantity, subject, getattr(mean, quantity), unit, where, count=len(scores), model_sha256=model_sha256,
-            spread=(min(values), max(values)), spread_is="least and greatest image",
-        )
-        for quantity, unit in _scored(mean) for values in [[getattr(score, quantity) for score in scores]]
-    ]
-
-
-def records_of_images(
-    scores: Iterable[ImageScore], names: Iterable[str], context: Context, subject: str, dataset: str,
-    protocol: metrics.Protocol = metrics.AUTHORS, model_sha256: str = "",
-) -> list[Record]:
-    """The PSNR and SSIM of single images, named by the further column "image" (Figure 3 shows two).
-
-    Raises `DataError` if a name is not among the scores.
-    """
-    by_name, records = {score.name: score for score in scores}, []
-    for name in names:
-        if name not in by_name:
-            raise DataError(f"{dataset} has no scored image {name!r}; there are {', '.join(sorted(by_name))}")
-        where = {"dataset": dataset, "protocol": protocol.name, "image": name}
-        for quantity, unit in _scored(by_name[name]):
-            value = getattr(by_name[name], quantity)
-            records.append(context.record(quantity, subject, value, unit, where, model_sha256=model_sha256))
+    records, shown = [], list(images)
+    by_name, where = {score.name: score for score in scores}, {"dataset": dataset, "protocol": protocol.name}
+    if unknown := [name for name in shown if name not in by_name]:
+        raise DataError(f"{dataset} has no scored image {unknown[0]!r}; there are {', '.join(sorted(by_name))}")
+    for quantity, unit in (("psnr", "dB"), ("ssim", "")):
+        mean, values = getattr(mean_of(scores), quantity), [getattr(score, quantity) for score in scores]
+        if mean is not None:
+            records.append(context.record(
+                quantity, subject, mean, unit, where, count=len(scores), model_sha256=model_sha256,
+                spread=(min(values), max(values)), spread_is="least and greatest image",
+            ))
+            records += [
+                context.record(quantity, subject, getattr(by_name[name], quantity), unit, {**where, "image": name},
+                               model_sha256=model_sha256)
+                for name in shown
+            ]
     return records
-
-
-def _scored(score: ImageScore) -> list[tuple[str, str]]:
-    return [("psnr", "dB"), *([("ssim", "")] if score.ssim is not None else [])]
 
 
 def records_of_models(catalogue: Iterable[models.Model], context: Context) -> list[Record]:
@@ -201,12 +190,11 @@ def score_models(
 
 
 def psnr(
-    networks: Iterable[str], forms: Iterable[str], dataset: str, *, context: Context, threads: int = 1,
+    networks: Iterable[str], forms: Collection[str], dataset: str, *, context: Context, threads: int = 1,
     kernels: Kernels = "xnnpack",
 ) -> list[Record]:
     """The mean PSNR of shipped networks ("abpn", ...) in some forms ("fp32", "int8-ptq", ...) on a data set at hand."""
-    shown = list(forms)
-    names = {f"{network}-{form}": f"{network}-{form}" for network in networks for form in shown}
+    names = {name: name for network in networks for form in forms for name in [f"{network}-{form}"]}
     scored = score_models(names, dataset, with_ssim=False, threads=threads, kernels=kernels)
     return [record for name, (scores, digest) in scored.items()
             for record in records_of(scores, context, name, dataset, model_sha256=digest)]
@@ -258,14 +246,8 @@ def _enlarged(upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]
         except ValueError as error:
             raise DataError(f"image {name}: {error}") from error
         for model, upscale in upscalers.items():
-            yield model, name, hr, _upscaled(upscale, lr, hr)
-
-
-def _upscaled(upscale: Upscale, lr: Rgb, hr: Rgb) -> Rgb:
-    sr = upscale(lr)
-    if sr.shape != hr.shape or sr.dtype != np.uint8:
-        raise ModelError(
-            f"the model turns {lr.shape} into {sr.shape} {sr.dtype}, not into {hr.shape} uint8: "
-            "evaluate it at its own scale"
-        )
-    return sr
+            sr = upscale(lr)
+            if sr.shape != hr.shape or sr.dtype != np.uint8:
+                raise ModelError(f"the model turns {lr.shape} into {sr.shape} {sr.dtype}, not into {hr.shape} uint8: "
+                                 "evaluate it at its own scale")
+            yield model, name, hr, sr

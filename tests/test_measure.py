@@ -110,13 +110,13 @@ def test_records_are_complete(crops, context, tmp_path: Path):
 
 def test_records_of_single_images(crops, context):
     scores = evaluate(measure.bicubic_upscaler(3), crops)
-    records = measure.records_of_images(scores, ["coffee", "retina"], context, "bicubic", "embedded")
-    assert [(r.quantity, r.columns["image"]) for r in records] == [
-        ("psnr", "coffee"), ("ssim", "coffee"), ("psnr", "retina"), ("ssim", "retina"),
+    records = measure.records_of(scores, context, "bicubic", "embedded", images=["coffee", "retina"])
+    assert [(r.quantity, r.get("image")) for r in records] == [
+        (quantity, image) for quantity in ("psnr", "ssim") for image in (None, "coffee", "retina")
     ]
-    assert records[0].value == next(score.psnr for score in scores if score.name == "coffee")
+    assert records[1].value == next(score.psnr for score in scores if score.name == "coffee")
     with pytest.raises(DataError, match="img004"):
-        measure.records_of_images(scores, ["img004"], context, "bicubic", "embedded")
+        measure.records_of(scores, context, "bicubic", "embedded", images=["img004"])
 
 
 def test_equal_images_have_infinite_psnr():

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +32,11 @@ __all__ = [
     "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes", "time_operators",
 ]
 
-_GREATEST_SIDE = 16384
-
 
 def sides(size: str) -> tuple[int, int]:
     """Width and height of a size such as "640x360"; InputError if it is none."""
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower(), re.ASCII)
-    if not found or max(map(int, found.groups())) > _GREATEST_SIDE:
+    if not found or max(map(int, found.groups())) > 16384:
         raise InputError(f"the size {size[:40]!r} is not WIDTHxHEIGHT, such as 640x360")
     return int(found[1]), int(found[2])
 
@@ -70,12 +68,8 @@ class Runner:
     `size` "640x360" is the LR width x height that it is given; with `fit` False the model has one size of its own, and
     `size` only stands in the `columns` of its records.
 
-    Raises
-    ------
-    InputError
-        If an option is out of range.
-    ModelError
-        If the model cannot be read or run, or does not take that size.
+    Raises `InputError` if an option is out of range, and `ModelError` if the model cannot be read or run, or does not
+    take that size.
     """
 
     def __init__(
@@ -84,8 +78,7 @@ class Runner:
     ) -> None:
         if batch < 1:
             raise InputError(f"a batch of {batch} images: at least 1 is needed")
-        self.columns = columns(size, threads, kernels) | ({"batch": batch} if batch > 1 else {})
-        rng = np.random.default_rng(0)
+        self.columns, rng = columns(size, threads, kernels), np.random.default_rng(0)
         with _naming(model):
             self._network = network = interpreter(model, threads, kernels)
             self.sha256 = sha256(model)
@@ -128,10 +121,10 @@ class Timed:
         """How many times as long one took as the other, by rounds taken side by side, with the 95 % interval."""
         value, low, high = paired_ratio(self.timings[of], self.timings[over], clock=clock)
         record = self.records[of]
-        where: dict[str, Any] = {key: record.columns[key] for key in record.columns.keys() - columns_of(of).keys()}
         return self.context.record(
-            "latency-ratio" if clock == "wall" else "cpu-time-ratio", f"{of}/{over}", value, "", count=record.count,
-            spread=(low, high), spread_is="95 % interval of the paired ratio", **where,
+            "latency-ratio" if clock == "wall" else "cpu-time-ratio", f"{of}/{over}", value, "",
+            {key: record.columns[key] for key in record.columns.keys() - columns_of(of).keys()}, count=record.count,
+            spread=(low, high), spread_is="95 % interval of the paired ratio",
         )
 
     @property
@@ -153,15 +146,15 @@ class Timed:
 
 def time_models(
     files: Mapping[str, Path], context: Context, *, size: str = "640x360", threads: int = 1,
-    kernels: Kernels = "xnnpack", batch: int = 1, rounds: int = 15, warmup: int = 2,
+    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
 ) -> Timed:
     """Time models that take images of that size (width x height), or of any; the records carry their hashes.
 
     `files` has each subject's .tflite ("abpn-int8-ptq"). Each model is run `warmup` times before the `rounds` that
     count. Raises as `Runner`.
     """
-    options: dict[str, Any] = {"threads": threads, "kernels": kernels, "batch": batch}
-    return _time({name: Runner(path, size, **options) for name, path in files.items()}, context, rounds, warmup)
+    runners = {name: Runner(path, size, threads=threads, kernels=kernels) for name, path in files.items()}
+    return _time(runners, context, rounds, warmup)
 
 
 def time_operators(
@@ -176,9 +169,8 @@ def time_operators(
     """
     options: dict[str, Any] = {"threads": threads, "kernels": kernels}
     runners, content = {subject: Runner(model, size, **options)}, fixed_copy(model, size)
-    peaks: tuple[nodes.Precision, ...] = ("int8", "fp32")
     with tempfile.TemporaryDirectory() as scratch:
-        files = {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind)[0] for kind in peaks}
+        files = {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind) for kind in get_args(nodes.Precision)}
         for position, name in enumerate(graph.operator_names(content)):
             files[f"{subject}#{position} {name}"] = path = Path(scratch) / f"{position}.tflite"
             path.write_bytes(graph.operator_alone(content, position))
@@ -232,13 +224,13 @@ def _time(runners: Mapping[str, Runner], context: Context, rounds: int, warmup: 
 
 
 def _timed(timings: Mapping[str, Timing], runners: Mapping[str, Runner], context: Context) -> Timed:
-    records = {}
-    for name, taken in timings.items():
-        where: dict[str, Any] = dict(runners[name].columns)
-        records[name] = context.record(
-            "latency", name, taken.median_ms, "ms", count=len(taken.samples), spread=(taken.low_ms, taken.high_ms),
-            spread_is=taken.spread_is, model_sha256=runners[name].sha256, **where,
+    records = {
+        name: context.record(
+            "latency", name, taken.median_ms, "ms", runners[name].columns, count=len(taken.samples),
+            spread=(taken.low_ms, taken.high_ms), spread_is=taken.spread_is, model_sha256=runners[name].sha256,
         )
+        for name, taken in timings.items()
+    }
     return Timed(context, timings, records, {name: runner.placed for name, runner in runners.items()})
 
 
@@ -277,7 +269,7 @@ def _fit(network: Any, size: str, batch: int = 1) -> bool:
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray:
     if np.issubdtype(dtype, np.integer):
-        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     return rng.uniform(0, 255, shape).astype(dtype)
 
 

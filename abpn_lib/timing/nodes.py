@@ -30,9 +30,8 @@ _OPERATORS = {
 
 _SCALE = 3
 
-_PEAK = (48, 256)
-PEAK_PRODUCTS = _PEAK[0] ** 2 * 9 * _PEAK[1] ** 2
-"""Multiply-accumulates of the peak convolution (`build_peak`): 48x48 pixels, 256 channels in and out."""
+PEAK_PRODUCTS = 48**2 * 9 * 256**2
+"""Multiply-accumulates of the peak convolution (`build_peak`)."""
 
 
 def build(
@@ -55,14 +54,13 @@ def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels
     return _written(folder, "concat9", height, width, channels, "int8")
 
 
-def build_peak(folder: Path, *, precision: Precision = "int8") -> tuple[Path, int]:
-    """Write a 3x3 convolution that keeps a core as busy as it gets; return its path and its multiply-accumulates.
+def build_peak(folder: Path, *, precision: Precision = "int8") -> Path:
+    """Write a 3x3 convolution that keeps a core as busy as it gets, of `PEAK_PRODUCTS`.
 
     256 channels at 48x48 pixels: large enough for the fastest kernels, small enough to stay in the cache. What it
     reaches is this machine's peak in practice, against which a network's operators are held.
     """
-    side, channels = _PEAK
-    return _written(folder, "conv3", side, side, channels, precision), PEAK_PRODUCTS
+    return _written(folder, "conv3", 48, 48, 256, precision)
 
 
 def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:

@@ -33,23 +33,22 @@ def operators(
     timed = time_operators(model, subject, context, size=size, rounds=rounds, **options)
     parts = [name for name in timed.timings if "#" in name]
     content = fixed_copy(model, size)
-    whole = timed.records[subject].columns
-    where: dict[str, Any] = {"count": rounds, **{key: whole[key] for key in whole.keys() - columns_of(subject).keys()}}
-    found = [timed.records[part] for part in parts]
+    whole, found = timed.records[subject].columns, [timed.records[part] for part in parts]
+    where = {key: whole[key] for key in whole.keys() - columns_of(subject).keys()}
+    record = functools.partial(context.record, where=where, count=rounds)
 
     def rate(products: int, name: str) -> float:
         return products / timed.timings[name].median_ms / 1e6
 
     for part, (products, moved) in zip(parts, graph.costs(content), strict=True):
         if products:
-            found.append(context.record("rate", part, rate(products, part), "GMAC/s", **where))
-            found.append(context.record("intensity", part, products / moved, "1/B", **where))
+            found.append(record("rate", part, rate(products, part), "GMAC/s"))
+            found.append(record("intensity", part, products / moved, "1/B"))
     for kind in ("int8", "fp32"):
-        peak = rate(nodes.PEAK_PRODUCTS, f"peak-{kind}")
-        found.append(context.record("peak", f"conv3-{kind}", peak, "GMAC/s", **where))
+        found.append(record("peak", f"conv3-{kind}", rate(nodes.PEAK_PRODUCTS, f"peak-{kind}"), "GMAC/s"))
     cpu = np.sum([timed.timings[part].cpu_samples for part in parts], axis=0)
     share = float(np.median(cpu / timed.timings[subject].cpu_samples))
-    return [*found, context.record("profile-share", subject, share, "", **where)]
+    return [*found, record("profile-share", subject, share, "")]
 
 
 def bandwidth(context: Context, *, rounds: int = 15) -> Record:
@@ -72,18 +71,14 @@ def files(photograph: Image.Image, model: Path, context: Context, *, kernels: An
         for suffix in (".png", ".jpg"):
             small, large = (Path(scratch) / f"{side}{suffix}" for side in ("small", "large"))
             images.save_image(photograph, small)
-            steps[f"read-{suffix}"] = functools.partial(_read, small)
+            steps[f"read-{suffix}"] = functools.partial(images.open_image, small)
             steps[f"write-{suffix}"] = functools.partial(images.save_image, enlarged, large)
         taken = measure(steps, rounds=rounds, warmup=1)
-    where: dict[str, Any] = dict(columns(f"{photograph.width}x{photograph.height}", kernels=kernels))
+    where = columns(f"{photograph.width}x{photograph.height}", kernels=kernels)
     return [
         context.record(
-            "latency", f"frame-{step}", timing.median_ms, "ms", count=rounds, spread=(timing.low_ms, timing.high_ms),
-            spread_is=timing.spread_is, **where,
+            "latency", f"frame-{step}", timing.median_ms, "ms", where, count=rounds,
+            spread=(timing.low_ms, timing.high_ms), spread_is=timing.spread_is,
         )
         for step, timing in taken.items()
     ]
-
-
-def _read(path: Path) -> None:
-    images.open_image(path).load()
