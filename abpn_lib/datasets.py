@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -97,20 +96,17 @@ class Dataset:
         return (self.archive,) if self.archive else self.entries
 
 
-@functools.cache
-def _registry_rows() -> tuple[dict[str, str], ...]:
-    text = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
-    return tuple(csv.DictReader(text.splitlines()))
-
-
 def dataset(name: str | Dataset) -> Dataset:
     """A data set by its name, one of `DATASETS`; a `Dataset` is returned as it is. Raises `DataError` if unknown."""
     if isinstance(name, Dataset):
         return name
     if name not in DATASETS:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
-    rows = [row for row in _registry_rows() if row["dataset"] in _UNIONS.get(name, (name,))]
-    entries = tuple(Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes") for row in rows)
+    registry = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
+    entries = tuple(
+        Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes")
+        for row in csv.DictReader(registry.splitlines()) if row["dataset"] in _UNIONS.get(name, (name,))
+    )
     if name not in _ARCHIVES:
         return Dataset(name, entries)
     (archive,), (numbers, suffix) = entries, _ARCHIVES[name]

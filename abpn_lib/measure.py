@@ -65,7 +65,7 @@ def evaluate_all(
     """
     scores: dict[str, list[ImageScore]] = {name: [] for name in upscalers}
 
-    def score(found: _Enlarged) -> tuple[str, ImageScore]:
+    def score(found: tuple[str, str, Rgb, Rgb]) -> tuple[str, ImageScore]:
         model, name, hr, sr = found
         try:
             ssim = metrics.ssim(hr, sr, protocol) if with_ssim else None
@@ -235,11 +235,10 @@ def latency(
     return [*timed.records.values(), *(timed.ratio(f"{of}-{form}", f"{over}-{form}") for of, over in ratios)]
 
 
-_Enlarged = tuple[str, str, Rgb, Rgb]
-"""Model, image, HR and SR."""
-
-
-def _enlarged(upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], scale: int) -> Iterator[_Enlarged]:
+def _enlarged(
+    upscalers: Mapping[str, Upscale], images: Iterable[tuple[str, Rgb]], scale: int
+) -> Iterator[tuple[str, str, Rgb, Rgb]]:
+    """Model, image, HR and SR."""
     for name, hr in images:
         try:
             lr = degradation.bicubic_down(hr, scale)

@@ -15,7 +15,7 @@ from abpn_lib import models, paper, results
 from abpn_lib.files import DeviceError, InputError, ModelError, sha256
 from abpn_lib.tflite import graph
 from abpn_lib.tflite.interpreter import interpreter
-from abpn_lib.timing import latency, nodes, rounds
+from abpn_lib.timing import latency, nodes, profile, rounds
 
 SIZE = {"height": 36, "width": 48}
 CONTEXT = results.Context("abpn latency", "a device", {"numpy": np.__version__}, "abc", "2026-01-01")
@@ -171,14 +171,20 @@ def test_nodes_are_timed_without_the_copying(any_size: Path) -> None:
 
 
 def test_operators_are_timed_alone(tmp_path: Path) -> None:
-    timed = latency.time_operators(models.find("abpn-int8-ptq"), "abpn-int8-ptq", CONTEXT, size="16x12", rounds=1)
-    whole, *parts = timed.records.values()
-    assert [record.get("operator", "").partition(" ")[2] for record in parts].count("CONV_2D") == 8
-    assert (whole.subject, parts[2].subject) == ("abpn-int8-ptq", "abpn-int8-ptq#0 QUANTIZE")
-    assert [record.subject for record in parts[:2]] == ["peak-int8", "peak-fp32"]
-    assert parts[0].get("size") == "16x12"
+    found = profile.operators(models.find("abpn-int8-ptq"), "abpn-int8-ptq", CONTEXT, size="16x12", rounds=1)
+    by_quantity = {record.quantity: [each for each in found if each.quantity == record.quantity] for record in found}
+    times, rates, intensities = (by_quantity[quantity] for quantity in ("latency", "rate", "intensity"))
+    assert (len(times), times[0].subject) == (12, "abpn-int8-ptq#0 QUANTIZE")
+    assert [record.subject for record in by_quantity["peak"]] == ["conv3-int8", "conv3-fp32"]
+    (share,) = by_quantity["profile-share"]
+    assert (share.subject, share.get("size")) == ("abpn-int8-ptq", "16x12")
+    costs = graph.costs(graph.fix_size(models.find("abpn-int8-ptq").read_bytes(), 12, 16))
+    (products, moved), taken = costs[3], {record.subject: record for record in times}[rates[2].subject]
+    assert len(rates) == len(intensities) == 8
+    assert rates[2].value == pytest.approx(products / taken.value / 1e6)
+    assert intensities[2].value == pytest.approx(products / moved)
     with pytest.raises(ModelError, match=r"missing\.tflite"):
-        latency.time_operators(tmp_path / "missing.tflite", "m", CONTEXT, size="16x12")
+        profile.operators(tmp_path / "missing.tflite", "m", CONTEXT, size="16x12")
 
 
 def test_models_of_one_stem_keep_apart() -> None:

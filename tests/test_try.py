@@ -542,7 +542,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         })
     cuts = [
         {"length": length, "tile": tile, "halo": halo,
-         "expected": [[s.start, s.stop, s.keep_start, s.keep_stop] for s in spans(length, tile, halo)]}
+         "expected": [[read.start, read.stop, kept.start, kept.stop] for read, kept, _ in spans(length, tile, halo)]}
         for length, tile, halo in ((1, 128, 7), (128, 128, 7), (129, 128, 7), (300, 64, 8), (37, 5, 2))
     ]
     from abpn_lib.timing.rounds import median_interval

@@ -50,15 +50,10 @@ def read(content: bytes) -> schema.ModelT:
         raise ModelError("not a TensorFlow Lite model")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     graph = model.subgraphs[0]
-    # All that is looked up by number further on.
     tensors = range(-1, len(graph.tensors))
     indices = [*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in (*op.inputs, *op.outputs))]
     if not all(int(index) in tensors for index in indices):
         raise ModelError("a broken TensorFlow Lite model (an operator's tensor is not there)")
-    for operator in graph.operators:
-        name_of(model, operator)
-    for tensor in graph.tensors:
-        _is_constant(model, tensor)
     return model
 
 
@@ -76,6 +71,7 @@ def name_of(model: schema.ModelT, operator: schema.OperatorT) -> str:
     return _NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
 
 
+@parsing()
 def operator_names(content: bytes) -> list[str]:
     """The operators of a .tflite file by their TFLite names, in the order of execution."""
     model = read(content)

@@ -65,7 +65,7 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     else:
         if target.is_dir():
             raise InputError(f"{target} is a folder: name the file to write, for example {target / source.name}")
-        _check_extension(target)
+        _format(target)
         if not target.parent.is_dir():
             raise InputError(f"{target}: its folder does not exist")
         found = [(source, target)]
@@ -76,9 +76,7 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _of_folder(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file, but {source} is a folder: name a folder to write to")
-    if not target.exists() and target.suffix.lower() in FORMATS:
+    if target.is_file() or (not target.exists() and target.suffix.lower() in FORMATS):
         raise InputError(f"{target} names a file, but {source} is a folder: name a folder to write to")
     suffixes = {*FORMATS, ".gif"}
     inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes)
@@ -92,9 +90,10 @@ def _of_folder(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return list(zip(inputs, outputs, strict=True))
 
 
-def _check_extension(path: Path) -> None:
+def _format(path: Path) -> str:
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: the extension is none of {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -103,8 +102,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     Raises `InputError` if the extension is not known or the format cannot hold the image, and `OSError` if the folder
     cannot be written to.
     """
-    _check_extension(path)
-    form = FORMATS[path.suffix.lower()]
+    form = _format(path)
     if form == "JPEG" and image.mode in ("RGBA", "LA"):
         raise InputError(f"{path}: JPEG has no transparency; write a .png")
     options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
@@ -183,9 +181,8 @@ def _gray_from_integers(image: Image.Image) -> tuple[Image.Image, Image.Image | 
 def _enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     """Bicubic enlargement of an (H, W) image in bands, since it is computed at 64 bits."""
     hr = np.empty((alpha.shape[0] * scale, alpha.shape[1] * scale), np.uint8)
-    for span in spans(alpha.shape[0], 128, 4):
-        band = bicubic_up(alpha[span.start : span.stop], scale)
-        hr[span.kept(scale)] = band[span.cut(scale)]
+    for read, kept, cut in spans(alpha.shape[0], 128, 4, scale):
+        hr[kept] = bicubic_up(alpha[read], scale)[cut]
     return hr
 
 

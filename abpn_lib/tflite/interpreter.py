@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -71,23 +70,18 @@ def _announce(content: bytes) -> None:
     and no environment variable keeps it back.
     """
     with _LOCK:
-        if not _ANNOUNCED.is_set():
-            with _silent_stderr(), contextlib.suppress(ValueError, RuntimeError):
+        if _ANNOUNCED.is_set():
+            return
+        _ANNOUNCED.set()
+        try:
+            kept = os.dup(2)
+        except OSError:  # standard error is closed
+            return
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            with contextlib.suppress(ValueError, RuntimeError):
                 Interpreter(model_content=content).allocate_tensors()
-            _ANNOUNCED.set()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    try:
-        kept = os.dup(2)
-    except OSError:  # standard error is closed
-        yield
-        return
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

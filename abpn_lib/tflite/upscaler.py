@@ -15,7 +15,6 @@ drifts by one LR pixel in 1024.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import ceil
@@ -30,7 +29,7 @@ from abpn_lib.files import InputError, ModelError
 from abpn_lib.tflite.graph import fix_size, name_of, parsing, read
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 
-__all__ = ["UNTILED_PIXELS", "Span", "Upscaler", "spans"]
+__all__ = ["UNTILED_PIXELS", "Upscaler", "spans"]
 
 UNTILED_PIXELS = 1024 * 1024
 """LR pixels that a graph which cannot be tiled takes: about 1 GiB of memory."""
@@ -89,9 +88,9 @@ class Upscaler:
                 )
             tile = None
         hr = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
-        for row, column in product(*(list(spans(side, tile or side, self.halo or 0)) for side in (height, width))):
-            patch = self._run(lr[row.start : row.stop, column.start : column.stop])
-            hr[row.kept(self.scale), column.kept(self.scale)] = patch[row.cut(self.scale), column.cut(self.scale)]
+        rows, columns = (spans(side, tile or side, self.halo or 0, self.scale) for side in (height, width))
+        for (row, kept_row, cut_row), (column, kept_column, cut_column) in product(rows, columns):
+            hr[kept_row, kept_column] = self._run(lr[row, column])[cut_row, cut_column]
         return hr
 
     def _run(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -113,30 +112,16 @@ class Upscaler:
         return self._to_pixel[made.astype(np.int16) - np.iinfo(made.dtype).min]
 
 
-@dataclass(frozen=True)
-class Span:
-    """One tile along one axis, in LR pixels: what it reads and what is kept of it."""
+def spans(length: int, tile: int, halo: int, scale: int = 1) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut an axis of LR pixels into tiles of one size; one that would pass a border is moved back to end there.
 
-    start: int
-    stop: int
-    keep_start: int
-    keep_stop: int
-
-    def kept(self, scale: int) -> slice:
-        """Where what is kept goes in the HR image."""
-        return slice(self.keep_start * scale, self.keep_stop * scale)
-
-    def cut(self, scale: int) -> slice:
-        """Where it comes from in the tile's own output."""
-        return slice((self.keep_start - self.start) * scale, (self.keep_stop - self.start) * scale)
-
-
-def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
-    """Cut an axis into tiles of one size; a tile that would pass a border is moved back to end there."""
+    Yields what each tile reads, and in HR pixels where what is kept of it goes, and where it lies in the tile's output.
+    """
     size = min(length, tile + 2 * halo)
     for keep in range(0, length, tile):
-        start = min(max(keep - halo, 0), length - size)
-        yield Span(start, start + size, keep, min(keep + tile, length))
+        start, stop = min(max(keep - halo, 0), length - size), min(keep + tile, length)
+        kept, cut = slice(keep * scale, stop * scale), slice((keep - start) * scale, (stop - start) * scale)
+        yield slice(start, start + size), kept, cut
 
 
 def _table(detail: dict[str, Any], role: str, raw: bool) -> NDArray | None:

@@ -43,7 +43,6 @@ MODELS = ("fsrcnn-fp32", "fsrcnn-int8-ptq", "abpn-fp32", "abpn-int8-ptq")
 """The shipped models that are timed when none is named: Table 3's two networks."""
 
 Kernels = CpuKernels | Literal["gpu", "nnapi"]
-Kind = Literal["android", "android-emulator", "fake"]
 
 _DELEGATES: dict[str, tuple[str, str]] = {
     # The delegate's name in the report, and the flags that ask for it.
@@ -53,7 +52,6 @@ _DELEGATES: dict[str, tuple[str, str]] = {
     # Without the second flag NNAPI may run all of it with its own reference code on the CPU.
     "nnapi": ("NNAPI", "--use_nnapi=true --disable_nnapi_cpu=true"),
 }
-_RUN_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Phone:
     android: str
     abi: str
     cores: int
-    kind: Kind
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -167,10 +165,11 @@ def _described(shell: Shell) -> Phone:
     return Phone(shell, name, release, abi, cores, kind)
 
 
+# The kinds of phone, and how each is called in the records.
 _MARKS = {"android": "phone", "android-emulator": "NOT A PHONE, an emulator", "fake": "NOT A PHONE, a fake"}
 
 
-def _kind(properties: Mapping[str, str]) -> Kind:
+def _kind(properties: Mapping[str, str]) -> str:
     if "fake adb" in properties.get("ro.product.model", "").lower():
         return "fake"
     emulated = "1" in (properties.get("ro.kernel.qemu"), properties.get("ro.boot.qemu"))
@@ -263,11 +262,11 @@ def follow(
                     delegate, kernels = _DELEGATES[setting.kernels][0], setting.kernels
                     if kernels == "xnnpack" and delegate not in report.taken:
                         kernels = "builtin"  # XNNPACK took nothing
-                    where = {**latency.columns(size, setting.threads, kernels), "device-kind": phone.kind,
-                             "delegated": report.taken.get(delegate), "before": before, "after": after,
-                             "channels": channels}
+                    known = {"device-kind": phone.kind, "delegated": report.taken.get(delegate), "before": before,
+                             "after": after, "channels": channels}
+                    where = latency.columns(size, setting.threads, kernels)
                     yield Run(subject, setting, there.record(
-                        "latency", subject, report.value_ms, "ms", {key: each for key, each in where.items() if each},
+                        "latency", subject, report.value_ms, "ms", where | {key: it for key, it in known.items() if it},
                         count=report.count, spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
                         model_sha256=sha256(path),
                     ))
@@ -292,7 +291,7 @@ def _run(phone: Phone, folder: str, number: int, subject: str, setting: Setting,
     delegate, flags = _DELEGATES[setting.kernels]
     command = (f"{folder}/benchmark_model --graph={folder}/{number}.tflite --num_threads={setting.threads} "
                f"--num_runs={rounds} {flags} 2>&1")
-    status, output = phone.shell.run(command, f"{subject} ran on its {setting.name}", seconds=_RUN_SECONDS)
+    status, output = phone.shell.run(command, f"{subject} ran on its {setting.name}", seconds=900.0)
     if "STARTING!" not in output:
         # It says so first of all: without it, the program never ran.
         reason = (output.strip().splitlines() or [f"it ended with status {status}"])[-1].strip()
@@ -338,16 +337,13 @@ def read_report(output: str) -> Report | None:
     counted = re.findall(r"\b(count=\d+ .*)", output[:end.start()]) if end else []
     if not counted:
         return None
-    line = counted[-1]
-    of = {name: float(number) for name, number in re.findall(rf"(\w+)={_NUMBER}", line)}
-    if "avg" not in of and "curr" in of:
-        # One run, or all of one length: only that length is printed.
-        of |= {"avg": of["curr"], "min": of["curr"], "max": of["curr"]}
-    if not {"avg", "min", "max"} <= of.keys() or of["count"] < 1 or of["avg"] <= 0:
+    of = {name: float(number) for name, number in re.findall(rf"(\w+)={_NUMBER}", counted[-1])}
+    keys, spread = ("avg", "min", "max"), "least and greatest run; the value is their mean"
+    if "median" in of:
+        keys, spread = ("median", "p5", "p95"), "5th and 95th percentile of the runs"
+    # Of one run, or of runs that are all of one length, only that length may be printed.
+    value, low, high = (of.get(key, of.get("curr", 0.0)) / 1000 for key in keys)
+    if of["count"] < 1 or value <= 0:
         return None
-    if {"p5", "median", "p95"} <= of.keys():
-        value, low, high, spread = of["median"], of["p5"], of["p95"], "5th and 95th percentile of the runs"
-    else:
-        value, low, high, spread = of["avg"], of["min"], of["max"], "least and greatest run; the value is their mean"
     taken = {name: _WHOLLY.get(part, "") for name, part in _APPLIED.findall(output.replace("\r", ""))}
-    return Report(int(of["count"]), value / 1000, low / 1000, high / 1000, spread, taken)
+    return Report(int(of["count"]), value, low, high, spread, taken)

@@ -1,8 +1,8 @@
 """How long networks, their operators, and Table 1's meta-nodes take on this machine.
 
-`time_models`, `time_nodes` and `time_operators` time their candidates in interleaved rounds (`rounds.measure`) and
-give records. An x86 or Arm core is not the paper's NPU (a Synaptics Dolphin): orders and ratios can be compared with
-the paper's, milliseconds cannot.
+`time_models` and `time_nodes` time their candidates in interleaved rounds (`rounds.measure`) and give records. An x86
+or Arm core is not the paper's NPU (a Synaptics Dolphin): orders and ratios can be compared with the paper's,
+milliseconds cannot.
 
 Source: section 3.1 and Table 1 (meta-nodes); Table 2 (networks).
 """
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from abpn_lib.timing import nodes
 from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
 
 __all__ = [
-    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes", "time_operators",
+    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes",
 ]
 
 
@@ -154,28 +154,8 @@ def time_models(
     count. Raises as `Runner`.
     """
     runners = {name: Runner(path, size, threads=threads, kernels=kernels) for name, path in files.items()}
-    return _time(runners, context, rounds, warmup)
-
-
-def time_operators(
-    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
-    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
-) -> Timed:
-    """Time a network, each of its operators alone, and the peak convolutions, all in the same rounds.
-
-    The subjects are `subject` (the network), "abpn-int8-ptq#0 CONV_2D" and so on, "peak-int8" and "peak-fp32"
-    (`nodes.build_peak`). The operators sum up to the network, but for what each gains from finding its input cached.
-    Raises as `Runner`.
-    """
-    options: dict[str, Any] = {"threads": threads, "kernels": kernels}
-    runners, content = {subject: Runner(model, size, **options)}, fixed_copy(model, size)
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {f"peak-{kind}": nodes.build_peak(Path(scratch), precision=kind) for kind in get_args(nodes.Precision)}
-        for position, name in enumerate(graph.operator_names(content)):
-            files[f"{subject}#{position} {name}"] = path = Path(scratch) / f"{position}.tflite"
-            path.write_bytes(graph.operator_alone(content, position))
-        runners |= {name: Runner(path, size, fit=False, **options) for name, path in files.items()}
-    return _time(runners, context, rounds, warmup)
+    timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
+    return _timed(timings, runners, context)
 
 
 def time_nodes(
@@ -218,20 +198,10 @@ def time_nodes(
     return _timed(timings, runners | models, context)
 
 
-def _time(runners: Mapping[str, Runner], context: Context, rounds: int, warmup: int) -> Timed:
-    timings = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
-    return _timed(timings, runners, context)
-
-
 def _timed(timings: Mapping[str, Timing], runners: Mapping[str, Runner], context: Context) -> Timed:
-    records = {
-        name: context.record(
-            "latency", name, taken.median_ms, "ms", runners[name].columns, count=len(taken.samples),
-            spread=(taken.low_ms, taken.high_ms), spread_is=taken.spread_is, model_sha256=runners[name].sha256,
-        )
-        for name, taken in timings.items()
-    }
-    return Timed(context, timings, records, {name: runner.placed for name, runner in runners.items()})
+    made = {name: taken.record(context, name, runners[name].columns, runners[name].sha256)
+            for name, taken in timings.items()}
+    return Timed(context, timings, made, {name: runner.placed for name, runner in runners.items()})
 
 
 def fixed_copy(model: Path, size: str) -> bytes:

@@ -22,12 +22,6 @@ Precision = Literal["int8", "fp32"]
 RESIZES = ("nearest", "bilinear")
 """The nodes that enlarge x3, from the network's input."""
 
-_OPERATORS = {
-    "split": "SPLIT", "concat": "CONCATENATION", "concat9": "CONCATENATION", "add": "ADD", "multiply": "MUL",
-    "max-pool": "REDUCE_MAX", "average-pool": "MEAN", "conv3": "CONV_2D", "conv1": "CONV_2D", "relu": "RELU",
-    "leaky-relu": "LEAKY_RELU", "nearest": "RESIZE_NEAREST_NEIGHBOR", "bilinear": "RESIZE_BILINEAR",
-}
-
 _SCALE = 3
 
 PEAK_PRODUCTS = 48**2 * 9 * 256**2
@@ -67,32 +61,32 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
     path = folder / f"{node}-{precision}-{height}x{width}x{channels}.tflite"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        content = _content(node, height, width, channels, precision)
+        operator, content = _converted(node, height, width, channels, precision)
         # Another converter may make more of a node, or leave it in floating point: that would be no time of the node.
-        if graph.operator_names(content) != [_OPERATORS[node]]:
-            made = ", ".join(graph.operator_names(content))
-            raise ModelError(f"TensorFlow made {made} of {_OPERATORS[node]} alone: use the pinned version")
+        if (made := graph.operator_names(content)) != [operator]:
+            raise ModelError(f"TensorFlow made {', '.join(made)} of {operator} alone: use the pinned version")
         if precision == "int8":
             graph.check_full_integer(content, saturates=False)
         write_atomically(path, content)
     return path
 
 
-def _content(node: str, height: int, width: int, channels: int, precision: Precision) -> bytes:
-    """A meta-node as .tflite, in INT8 through post-training quantisation on noise."""
+def _converted(node: str, height: int, width: int, channels: int, precision: Precision) -> tuple[str, bytes]:
+    """A meta-node's operator and its .tflite, in INT8 through post-training quantisation on noise."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     shrink = _SCALE if node in RESIZES else 1
     shape = (1, height // shrink, width // shrink, channels)
     inputs = 2 if node in ("concat", "add", "multiply") else 1
+    operator, function = _function(node, height, width, channels, rng)
     module = tf.Module()
-    module.node = tf.function(_function(node, height, width, channels, rng), autograph=False)
+    module.node = tf.function(function, autograph=False)
     specs = [tf.TensorSpec(shape, tf.float32, name=f"x{i}") for i in range(inputs)]
     concrete = module.node.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     if precision == "fp32":
-        return converter.convert()
+        return operator, converter.convert()
     # An off-centre range, so that a ReLU cuts and a mean is not zero.
     values = rng.uniform(-1, 3, shape).astype(np.float32)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -103,10 +97,13 @@ def _content(node: str, height: int, width: int, channels: int, precision: Preci
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     # uint8 would put a QUANTIZE operator at each end.
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
+    return operator, converter.convert()
 
 
-def _function(node: str, height: int, width: int, channels: int, rng: np.random.Generator) -> Callable[..., Any]:
+def _function(
+    node: str, height: int, width: int, channels: int, rng: np.random.Generator
+) -> tuple[str, Callable[..., Any]]:
+    """A node's TFLite operator, and the function that becomes it."""
     import tensorflow as tf
 
     def convolution(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -117,13 +114,19 @@ def _function(node: str, height: int, width: int, channels: int, rng: np.random.
 
     enlarged = (height // _SCALE * _SCALE, width // _SCALE * _SCALE)
     parts = next(n for n in range(2, channels + 1) if channels % n == 0)
-    functions: dict[str, Callable[..., Any]] = {
-        "split": lambda x: tf.split(x, parts, axis=-1), "concat": lambda a, b: tf.concat([a, b], axis=-1),
-        "concat9": lambda x: tf.concat([x] * 9, axis=-1), "add": lambda a, b: a + b, "multiply": lambda a, b: a * b,
-        "max-pool": lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True),
-        "average-pool": lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True), "conv3": convolution(3),
-        "conv1": convolution(1), "relu": tf.nn.relu, "leaky-relu": lambda x: tf.nn.leaky_relu(x, 0.2),
-        "nearest": lambda x: tf.image.resize(x, enlarged, method="nearest"),
-        "bilinear": lambda x: tf.image.resize(x, enlarged, method="bilinear"),
+    functions: dict[str, tuple[str, Callable[..., Any]]] = {
+        "split": ("SPLIT", lambda x: tf.split(x, parts, axis=-1)),
+        "concat": ("CONCATENATION", lambda a, b: tf.concat([a, b], axis=-1)),
+        "concat9": ("CONCATENATION", lambda x: tf.concat([x] * 9, axis=-1)),
+        "add": ("ADD", lambda a, b: a + b),
+        "multiply": ("MUL", lambda a, b: a * b),
+        "max-pool": ("REDUCE_MAX", lambda x: tf.reduce_max(x, axis=[1, 2], keepdims=True)),
+        "average-pool": ("MEAN", lambda x: tf.reduce_mean(x, axis=[1, 2], keepdims=True)),
+        "conv3": ("CONV_2D", convolution(3)),
+        "conv1": ("CONV_2D", convolution(1)),
+        "relu": ("RELU", tf.nn.relu),
+        "leaky-relu": ("LEAKY_RELU", lambda x: tf.nn.leaky_relu(x, 0.2)),
+        "nearest": ("RESIZE_NEAREST_NEIGHBOR", lambda x: tf.image.resize(x, enlarged, method="nearest")),
+        "bilinear": ("RESIZE_BILINEAR", lambda x: tf.image.resize(x, enlarged, method="bilinear")),
     }
     return functions[node]

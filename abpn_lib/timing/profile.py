@@ -6,48 +6,59 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
-from abpn_lib.results import Context, Record, columns_of
+from abpn_lib.results import Context, Record
 from abpn_lib.tflite import graph, images
+from abpn_lib.tflite.interpreter import Kernels
 from abpn_lib.tflite.upscaler import Upscaler
 from abpn_lib.timing import nodes
-from abpn_lib.timing.latency import columns, fixed_copy, time_operators
+from abpn_lib.timing.latency import Runner, columns, fixed_copy
 from abpn_lib.timing.rounds import measure
 
 __all__ = ["bandwidth", "files", "operators"]
 
 
 def operators(
-    model: Path, subject: str, context: Context, *, size: str = "640x360", rounds: int = 15, **options: Any
+    model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,
+    kernels: Kernels = "xnnpack", rounds: int = 15, warmup: int = 2,
 ) -> list[Record]:
-    """The operators of a network, each timed alone (`latency.time_operators`, whose options it takes).
+    """A network's operators, each timed alone, in the same rounds as the network and the peaks (`nodes.build_peak`).
 
     Gives the "latency" of each, and where it has products their "rate" (GMAC/s: 1e9 multiply-accumulates a second)
     and "intensity" (for each byte it reads and writes); the "peak" of one large convolution in INT8 and in float32;
-    and as "profile-share" what part of the network's CPU time (the steadier clock) the operators sum up to.
+    and as "profile-share" what part of the network's CPU time (the steadier clock) the operators sum up to: all of it,
+    but for what each gains from finding its input cached. The operators' subjects are "abpn-int8-ptq#0 CONV_2D" and so
+    on. Raises as `latency.Runner`.
     """
-    timed = time_operators(model, subject, context, size=size, rounds=rounds, **options)
-    parts = [name for name in timed.timings if "#" in name]
-    content = fixed_copy(model, size)
-    whole, found = timed.records[subject].columns, [timed.records[part] for part in parts]
-    where = {key: whole[key] for key in whole.keys() - columns_of(subject).keys()}
+    options: dict[str, Any] = {"threads": threads, "kernels": kernels}
+    content, where = fixed_copy(model, size), columns(size, threads, kernels)
+    parts = [f"{subject}#{position} {name}" for position, name in enumerate(graph.operator_names(content))]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {kind: nodes.build_peak(Path(scratch), precision=kind) for kind in get_args(nodes.Precision)}
+        for position, part in enumerate(parts):
+            files[part] = Path(scratch) / f"{position}.tflite"
+            files[part].write_bytes(graph.operator_alone(content, position))
+        runners = {name: Runner(path, size, fit=False, **options) for name, path in files.items()}
+    runners[subject] = Runner(model, size, **options)
+    timed = measure({name: runner.run for name, runner in runners.items()}, rounds=rounds, warmup=warmup)
+    found = [timed[part].record(context, part, where, runners[part].sha256) for part in parts]
     record = functools.partial(context.record, where=where, count=rounds)
 
     def rate(products: int, name: str) -> float:
-        return products / timed.timings[name].median_ms / 1e6
+        return products / timed[name].median_ms / 1e6
 
     for part, (products, moved) in zip(parts, graph.costs(content), strict=True):
         if products:
             found.append(record("rate", part, rate(products, part), "GMAC/s"))
             found.append(record("intensity", part, products / moved, "1/B"))
-    for kind in ("int8", "fp32"):
-        found.append(record("peak", f"conv3-{kind}", rate(nodes.PEAK_PRODUCTS, f"peak-{kind}"), "GMAC/s"))
-    cpu = np.sum([timed.timings[part].cpu_samples for part in parts], axis=0)
-    share = float(np.median(cpu / timed.timings[subject].cpu_samples))
+    for kind in get_args(nodes.Precision):
+        found.append(record("peak", f"conv3-{kind}", rate(nodes.PEAK_PRODUCTS, kind), "GMAC/s"))
+    cpu = np.sum([timed[part].cpu_samples for part in parts], axis=0)
+    share = float(np.median(cpu / timed[subject].cpu_samples))
     return [*found, record("profile-share", subject, share, "")]
 
 
@@ -59,7 +70,9 @@ def bandwidth(context: Context, *, rounds: int = 15) -> Record:
     return context.record("bandwidth", "copy", 2 * array.size / taken.median_ms / 1e6, "GB/s", count=rounds)
 
 
-def files(photograph: Image.Image, model: Path, context: Context, *, kernels: Any, rounds: int = 15) -> list[Record]:
+def files(
+    photograph: Image.Image, model: Path, context: Context, *, kernels: Kernels, rounds: int = 15
+) -> list[Record]:
     """The "latency" of the steps of a film's frame: to read it from a file, to enlarge it, to write it; PNG and JPEG.
 
     The subjects are "frame-enlarge", "frame-read-.png", and so on. One thread.
@@ -75,10 +88,4 @@ def files(photograph: Image.Image, model: Path, context: Context, *, kernels: An
             steps[f"write-{suffix}"] = functools.partial(images.save_image, enlarged, large)
         taken = measure(steps, rounds=rounds, warmup=1)
     where = columns(f"{photograph.width}x{photograph.height}", kernels=kernels)
-    return [
-        context.record(
-            "latency", f"frame-{step}", timing.median_ms, "ms", where, count=rounds,
-            spread=(timing.low_ms, timing.high_ms), spread_is=timing.spread_is,
-        )
-        for step, timing in taken.items()
-    ]
+    return [timing.record(context, f"frame-{step}", where) for step, timing in taken.items()]

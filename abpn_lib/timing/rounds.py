@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from abpn_lib.files import DeviceError
+from abpn_lib.results import Column, Context, Record
 
 __all__ = ["Clock", "Timing", "measure", "median_interval", "paired_ratio", "subtract"]
 
@@ -50,6 +51,13 @@ class Timing:
         """What `low_ms` to `high_ms` is, in words."""
         few = len(self.samples) < _LEAST_ROUNDS
         return "least and greatest round" if few else "95 % interval of the median, by order statistics"
+
+    def record(self, context: Context, subject: str, where: Mapping[str, Column], model_sha256: str = "") -> Record:
+        """The "latency" of `subject` (ms), with the columns `where`."""
+        return context.record(
+            "latency", subject, self.median_ms, "ms", where, model_sha256=model_sha256, count=len(self.samples),
+            spread=(self.low_ms, self.high_ms), spread_is=self.spread_is,
+        )
 
 
 def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15, warmup: int = 2) -> dict[str, Timing]:
