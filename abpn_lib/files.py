@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "AbpnError", "BuildError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "whole",
+    "AbpnError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "whole",
     "write_atomically",
 ]
 
@@ -34,10 +34,6 @@ class ModelError(AbpnError):
 
 class DeviceError(AbpnError):
     """A device that is not there, or something that cannot be timed on it."""
-
-
-class BuildError(AbpnError):
-    """A step from the notebooks to the site that cannot be done."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

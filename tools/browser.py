@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abpn_lib import models, paper, results
-from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
+from abpn_lib.files import AbpnError, sha256, write_atomically
 from abpn_lib.tflite.upscaler import Upscaler
+from tools import BuildError
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 

@@ -26,8 +26,8 @@ import yaml  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
 
 from abpn_lib import book, claims, paper, results
-from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
-from tools import browser
+from abpn_lib.files import AbpnError, sha256, write_atomically
+from tools import BuildError, browser
 
 __all__ = ["Address", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
 

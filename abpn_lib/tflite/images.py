@@ -159,7 +159,7 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return _gray_from_integers(image)
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     try:
-        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.has_transparency_data:
             with_alpha = image.convert("RGBA")
             return with_alpha.convert(mode), with_alpha.getchannel("A")
         return image.convert(mode), None
