@@ -403,8 +403,6 @@ def _add_latency(commands: Any) -> None:
         help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once")
     add("--benchmark-model", type=Path, default=None, metavar="PATH",
         help="TensorFlow's benchmark_model for the phone's processor")
-    add("--benchmark-sha256", default=None, metavar="HASH",
-        help="its hash: without a path, TensorFlow's newest build is downloaded, and used if it has this hash")
 
 
 def _latency(options: argparse.Namespace) -> None:
@@ -412,8 +410,8 @@ def _latency(options: argparse.Namespace) -> None:
 
     size = options.size or ("1920x1080" if options.nodes else "640x360")
     latency.sides(size)
-    if options.device is None and (options.benchmark_model or options.benchmark_sha256):
-        raise InputError("--benchmark-model and --benchmark-sha256 are for a phone: name it with --device android")
+    if options.device is None and options.benchmark_model:
+        raise InputError("--benchmark-model is for a phone: name it with --device android")
     if options.nodes:
         _prepare_tensorflow(1)
     if options.device is not None:
@@ -445,7 +443,7 @@ def _latency_android(options: argparse.Namespace, size: str) -> None:
     if kind != "android":
         raise InputError(f"--device {options.device}: only android, or android:SERIAL, is known")
     phone = android.find(serial or None)
-    tool = android.benchmark_model(options.benchmark_model, options.benchmark_sha256)
+    tool = android.benchmark_model(options.benchmark_model)
     records: list[Record] = []
     with tempfile.TemporaryDirectory() as scratch:
         if options.nodes:

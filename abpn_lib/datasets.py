@@ -27,12 +27,6 @@ from PIL import Image
 from abpn_lib.degradation import bicubic_down, crop_to_multiple
 from abpn_lib.files import DataError, sha256, whole, write_atomically
 
-__all__ = [
-    "BENCHMARKS", "DATASETS", "EMBEDDED", "OFFICIAL", "READABLE", "SCORED", "Dataset", "Entry", "available",
-    "data_root", "dataset", "fetch", "fingerprint", "images", "official_model", "read_image", "require",
-    "spaced_lr_images", "verify",
-]
-
 Rgb = NDArray[np.uint8]
 
 EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle", "hubble", "ihc", "retina")

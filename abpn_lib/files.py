@@ -10,11 +10,6 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = [
-    "AbpnError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "whole",
-    "write_atomically",
-]
-
 
 class AbpnError(Exception):
     """Something that the user can mend; the message is one line and names the remedy."""

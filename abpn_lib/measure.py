@@ -26,11 +26,6 @@ from abpn_lib.results import Context, Record
 if TYPE_CHECKING:
     from abpn_lib.tflite.interpreter import Kernels
 
-__all__ = [
-    "ImageScore", "bicubic_upscaler", "evaluate_all", "latency", "lines_of", "mean_of", "model_path", "parameters",
-    "psnr", "records_of", "records_of_models", "score_models",
-]
-
 Rgb = NDArray[np.uint8]
 Upscale = Callable[[Rgb], Rgb]
 

@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AUTHORS", "Y_BORDER3", "Protocol", "psnr", "ssim"]
-
 
 @dataclass(frozen=True)
 class Protocol:

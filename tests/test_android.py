@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,7 @@ import pytest
 from fake_adb import USUAL, Fake
 
 from abpn_lib import cli, models, results
-from abpn_lib.files import DataError, DeviceError, InputError, sha256
+from abpn_lib.files import DeviceError, sha256
 from abpn_lib.timing import adb, android, latency
 
 MODEL = "abpn-int8-ptq"
@@ -463,56 +459,6 @@ def test_whoever_stops_early_leaves_nothing_behind(fake: Fake, small: dict[str, 
     assert fake.left_behind == []
 
 
-# The tool's own origin
-
-
-def test_the_tool_is_named_or_fetched_by_its_hash(tmp_path: Path) -> None:
-    tool = tmp_path / "site" / "benchmark_model"
-    tool.parent.mkdir()
-    tool.write_bytes(b"a tool")
-    digest = hashlib.sha256(b"a tool").hexdigest()
-    assert android.benchmark_model(tool) == android.benchmark_model(tool, digest.upper()) == tool
-    with pytest.raises(InputError, match="--benchmark-model PATH, or give --benchmark-sha256 HASH"):
-        android.benchmark_model()
-    with pytest.raises(InputError, match="nothing is not a file"):
-        android.benchmark_model(tmp_path / "nothing")
-    with pytest.raises(InputError, match=f"has sha256 {digest}, not {'0' * 64}"):
-        android.benchmark_model(tool, "0" * 64)
-    with pytest.raises(InputError, match="'abc' is not a sha256"):
-        android.benchmark_model(None, "abc")
-    root = tmp_path / "data"
-    with _served(tool.parent) as address:
-        fetch = functools.partial(android.benchmark_model, None, root=root, address=f"{address}/benchmark_model")
-        with pytest.raises(DataError, match=f"of sha256 {digest}, but 0+ is expected: it was not kept"):
-            fetch("0" * 64)
-        assert not [path for path in root.rglob("*") if path.is_file()]
-        fetched = fetch(digest)
-        assert fetched.read_bytes() == b"a tool"
-    # It is there now: nothing is fetched again, and a changed file is noticed.
-    assert fetch(digest.upper()) == fetched
-    fetched.write_bytes(b"another")
-    with pytest.raises(DataError, match="delete it and fetch it again"):
-        fetch(digest)
-    with pytest.raises(DataError, match="could not be fetched: check the network"):
-        android.benchmark_model(None, "1" * 64, root=root, address="http://127.0.0.1:9/benchmark_model")
-
-
-@contextlib.contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 # The command
 
 
@@ -614,7 +560,8 @@ def test_the_command_answers_every_failure_with_one_line(
         assert line.startswith("abpn: ")
 
     tool = ("--benchmark-model", on_path.tool)
-    refused("--device", "android", mentions="--benchmark-model PATH, or give --benchmark-sha256 HASH")
+    refused("--device", "android", mentions="_benchmark_model and name the file with --benchmark-model PATH")
+    refused("--device", "android", "--benchmark-model", tmp_path / "nothing", mentions="nothing is not a file")
     refused("--device", "iphone", *tool, mentions="only android, or android:SERIAL, is known")
     refused(*tool, mentions="name it with --device android")
     refused("--device", "android:FA9", *tool, mentions="'FA9'")

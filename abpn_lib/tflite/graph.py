@@ -21,11 +21,6 @@ from ai_edge_litert import schema_py_generated as schema
 from abpn_lib.files import ModelError
 from abpn_lib.tflite.interpreter import first_line, interpreter
 
-__all__ = [
-    "check_full_integer", "costs", "fix_size", "name_of", "operator_alone", "operator_names", "parsing", "read",
-    "unfused", "with_int8_interface", "write",
-]
-
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 _TYPE = schema.TensorType

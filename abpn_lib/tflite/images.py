@@ -19,8 +19,6 @@ from abpn_lib.files import InputError, write_atomically
 from abpn_lib.tflite.interpreter import first_line
 from abpn_lib.tflite.upscaler import Upscaler, spans
 
-__all__ = ["FORMATS", "open_image", "pairs", "save_image", "upscale_image"]
-
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }

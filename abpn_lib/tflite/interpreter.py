@@ -12,8 +12,6 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from abpn_lib.files import InputError, ModelError
 
-__all__ = ["KERNELS", "Kernels", "first_line", "interpreter", "read_model"]
-
 Kernels = Literal["xnnpack", "builtin"]
 """LiteRT's default (XNNPACK where it can), or its built-in kernels alone."""
 

@@ -29,8 +29,6 @@ from abpn_lib.files import InputError, ModelError
 from abpn_lib.tflite.graph import fix_size, name_of, parsing, read
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 
-__all__ = ["UNTILED_PIXELS", "Upscaler", "spans"]
-
 UNTILED_PIXELS = 1024 * 1024
 """LR pixels that a graph which cannot be tiled takes: about 1 GiB of memory."""
 

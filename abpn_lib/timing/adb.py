@@ -13,8 +13,6 @@ from pathlib import Path
 
 from abpn_lib.files import DeviceError
 
-__all__ = ["Adb", "Shell", "devices", "run"]
-
 Done = subprocess.CompletedProcess[str]
 Adb = Callable[[Sequence[str], float], Done]
 """Takes the words after "adb" and the seconds to wait; `run` starts the real one."""

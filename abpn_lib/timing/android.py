@@ -21,17 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from abpn_lib import datasets
 from abpn_lib.files import DeviceError, InputError, sha256
 from abpn_lib.results import Context, Record
 from abpn_lib.tflite.interpreter import Kernels as CpuKernels
 from abpn_lib.timing import latency
 from abpn_lib.timing.adb import Adb, Shell, devices, run
-
-__all__ = [
-    "ADDRESS", "MODELS", "Phone", "Report", "Run", "Setting", "benchmark_model", "find", "follow", "not_a_phone",
-    "read_report", "settings",
-]
 
 ADDRESS = (
     "https://storage.googleapis.com/tensorflow-nightly-public/prod/tensorflow/release/lite/tools/nightly/latest/"
@@ -194,31 +188,12 @@ def _temperature(shell: Shell) -> str:
 # The tool
 
 
-def benchmark_model(
-    path: Path | None = None, digest: str | None = None, *, root: Path | None = None, address: str = ADDRESS
-) -> Path:
-    """The tool that runs on the phone: a file, checked if its sha256 `digest` is given.
-
-    Without a `path`, the file at `address` is fetched once into the data folder `root` (`datasets.data_root`), and
-    kept only if it has that hash.
-
-    Raises `InputError` if neither is given, the file is missing, or it has another hash, and `DataError` if it cannot
-    be downloaded, or the download has another hash.
-    """
-    digest = digest and digest.lower()
-    if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise InputError(f"--benchmark-sha256 {digest!r} is not a sha256: 64 hexadecimal digits are needed")
+def benchmark_model(path: Path | None) -> Path:
+    """The tool that runs on the phone. Raises `InputError` if no file is named, or it is not there."""
     if path is None:
-        if not digest:
-            raise InputError("benchmark_model is needed: name the file with --benchmark-model PATH, or give "
-                             f"--benchmark-sha256 HASH, and {address} is downloaded and used if it has that hash")
-        entry = datasets.Entry(f"tools/{digest[:16]}/benchmark_model", digest, address)
-        tool = datasets.Dataset("benchmark_model", (entry,))
-        (path,) = datasets.fetch(tool, root, progress=False)
+        raise InputError(f"benchmark_model is needed: download {ADDRESS} and name the file with --benchmark-model PATH")
     if not path.is_file():
         raise InputError(f"--benchmark-model {path} is not a file")
-    if digest and (found := sha256(path)) != digest:
-        raise InputError(f"--benchmark-model {path} has sha256 {found}, not {digest}: it was not used")
     return path
 
 

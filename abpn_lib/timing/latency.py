@@ -28,10 +28,6 @@ from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_m
 from abpn_lib.timing import nodes
 from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
 
-__all__ = [
-    "Runner", "Timed", "columns", "fixed_copy", "names", "sides", "time_models", "time_nodes",
-]
-
 
 def sides(size: str) -> tuple[int, int]:
     """Width and height of a size such as "640x360"; InputError if it is none."""

@@ -15,8 +15,6 @@ from abpn_lib import paper
 from abpn_lib.files import InputError, ModelError, write_atomically
 from abpn_lib.tflite import graph
 
-__all__ = ["PEAK_PRODUCTS", "RESIZES", "Precision", "build", "build_concat9", "build_peak"]
-
 Precision = Literal["int8", "fp32"]
 
 RESIZES = ("nearest", "bilinear")

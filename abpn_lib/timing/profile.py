@@ -19,8 +19,6 @@ from abpn_lib.timing import nodes
 from abpn_lib.timing.latency import Runner, columns, fixed_copy
 from abpn_lib.timing.rounds import measure
 
-__all__ = ["bandwidth", "files", "operators"]
-
 
 def operators(
     model: Path, subject: str, context: Context, *, size: str = "640x360", threads: int = 1,

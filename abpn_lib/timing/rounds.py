@@ -19,8 +19,6 @@ from scipy.stats import binom
 from abpn_lib.files import DeviceError
 from abpn_lib.results import Column, Context, Record
 
-__all__ = ["Clock", "Timing", "measure", "median_interval", "paired_ratio", "subtract"]
-
 Clock = Literal["wall", "cpu"]
 
 _LEAST_ROUNDS = 6  # below, not even least to greatest covers the median with 95 %
