@@ -101,6 +101,7 @@ def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism()
     # In a process of its own: op determinism cannot be turned off again.
     script = """
 import numpy as np, skimage.data, tensorflow as tf
+from tools import BuildError
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
@@ -122,6 +123,7 @@ def test_batches_are_made_beside_the_steps_under_determinism() -> None:
     script = """
 import threading
 import skimage.data, tensorflow as tf
+from tools import BuildError
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
