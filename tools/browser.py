@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abpn_lib import models, paper, results
-from abpn_lib.files import AbpnError, BuildError, sha256, write_atomically
+from abpn_lib.files import AbpnError, sha256, write_atomically
 from abpn_lib.tflite.upscaler import Upscaler
+from tools import BuildError
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
@@ -203,7 +204,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
     from abpn_lib.timing import nodes as meta_nodes
 
     height, width = frame
-    networks = export.networks_for_latency(scratch, list(MODELS), height=height, width=width)
+    networks = {name: export.export_for_latency(scratch, name, height=height, width=width) for name in MODELS}
     nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
     folder = target / "timed"
     folder.mkdir()

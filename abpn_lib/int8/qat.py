@@ -108,23 +108,10 @@ def fake_quantize(
 
     lr = keras.Input(model.input_shape[1:], name="lr")
     # Replayed layer by layer: clone_model never returns when it is given an input tensor of its own.
-    tensors = {id(model.input): _InputQuantizer(top, name="quantize_input")(lr)}
+    tensors = {id(model.input): tf.quantization.fake_quant_with_min_max_args(lr, 0.0, top)}
     for layer in model.layers[1:]:
         tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
     return keras.Model(lr, tensors[id(model.output)], name=model.name)
-
-
-@keras.utils.register_keras_serializable("abpn")
-class _InputQuantizer(keras.layers.Layer):
-    def __init__(self, top: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.top = top
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.quantization.fake_quant_with_min_max_args(x, 0.0, self.top)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "top": self.top}
 
 
 def train_qat(
