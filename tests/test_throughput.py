@@ -16,9 +16,8 @@ from PIL import Image
 
 from abpn_lib import results
 from abpn_lib.degradation import bicubic_down
-from abpn_lib.files import BuildError
 from abpn_lib.train import batches
-from tools import throughput
+from tools import BuildError, throughput
 
 TINY = throughput.Setting(batch=2, patch=8, rounds=2, steps=2)
 
@@ -102,7 +101,7 @@ def test_the_pipeline_gives_the_batches_of_batch_at_in_order_under_determinism()
     # In a process of its own: op determinism cannot be turned off again.
     script = """
 import numpy as np, skimage.data, tensorflow as tf
-from abpn_lib.files import BuildError
+from tools import BuildError
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
@@ -124,7 +123,7 @@ def test_batches_are_made_beside_the_steps_under_determinism() -> None:
     script = """
 import threading
 import skimage.data, tensorflow as tf
-from abpn_lib.files import BuildError
+from tools import BuildError
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
