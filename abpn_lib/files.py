@@ -8,9 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = [
-    "AbpnError", "BuildError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "write_atomically",
-]
+__all__ = ["AbpnError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "write_atomically"]
 
 
 class AbpnError(Exception):
@@ -31,10 +29,6 @@ class ModelError(AbpnError):
 
 class DeviceError(AbpnError):
     """A device that is not there, or something that cannot be timed on it."""
-
-
-class BuildError(AbpnError):
-    """A step from the notebooks to the site that cannot be done."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -257,13 +257,9 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
-def recorded() -> list[Record]:
-    """All records shipped with the library."""
-    return list(_recorded())
-
-
 @functools.cache
-def _recorded() -> tuple[Record, ...]:
+def recorded() -> tuple[Record, ...]:
+    """All records shipped with the library."""
     folder = Path(str(importlib.resources.files("abpn_lib") / "records"))
     return tuple(record for path in sorted(folder.glob("*.json")) for record in load(path))
 

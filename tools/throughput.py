@@ -36,11 +36,11 @@ from PIL import Image
 
 from abpn_lib import cli, datasets
 from abpn_lib.degradation import bicubic_down
-from abpn_lib.files import BuildError
 from abpn_lib.results import Context, Record
 from abpn_lib.timing.rounds import median_interval
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import Recipe, recipe
+from tools import BuildError
 
 __all__ = ["WAYS", "Rate", "Setting",  "measure", "paired_ratio", "plain_batches", "records"]
 

@@ -26,10 +26,10 @@ from abpn_lib.claims import shapes
 from abpn_lib.claims.evidence import Absent, Evidence, milliseconds
 from abpn_lib.claims.shapes import NOT_DIV2K, THIS_MACHINE, Judgement, Range, Rule, verdict_of
 from abpn_lib.files import InputError
-from abpn_lib.results import Context, Record
+from abpn_lib.results import Record
 
 __all__ = [
-    "Claim", "anchor", "claim", "claims", "from_json", "judge", "ledger", "rule_of", "score_rule", "to_json",
+    "Claim", "anchor", "claim", "claims", "judge", "ledger", "rule_of", "score_rule", "to_json",
 ]
 
 
@@ -274,16 +274,3 @@ def to_json(entries: Sequence[tuple[Claim, Judgement]]) -> str:
         for entry, judgement in entries
     ]
     return json.dumps(rows, indent=1, ensure_ascii=False)
-
-
-def from_json(text: str) -> list[tuple[Claim, Judgement]]:
-    """The ledger that `to_json` wrote."""
-    entries = []
-    for row in json.loads(text):
-        records = []
-        for given in row["records"]:
-            del given["id"]
-            spread = tuple(given["spread"]) if given["spread"] else None
-            records.append(Record(**{**given, "spread": spread, "context": Context(**given["context"])}))
-        entries.append((claim(row["id"]), Judgement(row["verdict"], row["measured"], tuple(records), row["why"])))
-    return entries

@@ -22,7 +22,6 @@ DEFAULT = "abpn-long-int8-ptq"
 _FOLDER = Path(__file__).parent
 
 
-
 @dataclass(frozen=True)
 class Model:
     """A shipped model: `kind` is "fp32", "int8-ptq" or "int8-qat".
