@@ -24,8 +24,6 @@ from abpn_lib.files import AbpnError, DeviceError, InputError
 from abpn_lib.results import Record
 from abpn_lib.train import recipe
 
-__all__ = ["answer", "main", "parser", "write_and_print"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""

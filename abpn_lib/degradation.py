@@ -13,8 +13,6 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bicubic_down", "bicubic_resize", "bicubic_up", "crop_to_multiple"]
-
 
 def crop_to_multiple(image: NDArray, scale: int) -> NDArray:
     """Crop the bottom and right of an (H, W, ...) image so that `scale` divides H and W."""

@@ -8,8 +8,6 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["AbpnError", "DataError", "DeviceError", "InputError", "ModelError", "sha256", "write_atomically"]
-
 
 class AbpnError(Exception):
     """Something that the user can mend; the message is one line and names the remedy."""

@@ -22,11 +22,6 @@ from numpy.typing import NDArray
 from abpn_lib.files import ModelError
 from abpn_lib.paper import TABLE2
 
-__all__ = [
-    "FSRCNN_VARIANTS", "NETWORKS", "Anchor", "DepthToSpace", "Resize", "build", "chain", "channel_maxima", "fold",
-    "image_layer", "parameter_count", "rescale", "revive", "start_as_identity", "widen",
-]
-
 NETWORKS = (
     *TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm", "abpn32", "abpn32-short",
 )

@@ -18,11 +18,6 @@ from abpn_lib.values import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CHALLENGE", "COMPARED", "FIGURE3", "META_NODES", "QUOTED", "SECTIONS", "TABLE2", "Quoted", "quoted", "rules",
-    "score", "statements", "table", "value",
-]
-
 _FILE = importlib.resources.files("abpn_lib") / "paper.yaml"
 _CONTENT: Mapping[str, Any] = yaml.load(_FILE.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 

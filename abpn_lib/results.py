@@ -29,8 +29,6 @@ from abpn_lib.values import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ANY", "Context", "Record", "columns_of", "find", "frame", "load", "recorded", "save", "select"]
-
 Kind = Literal["measured", "recorded"]
 Column = str | int
 

@@ -12,8 +12,6 @@ from abpn_lib.claims import Claim, Judgement, claim, judge
 from abpn_lib.results import Record
 from abpn_lib.values import MARKS
 
-__all__ = ["verdicts", "provenance", "verdict_boxes"]
-
 # More claims than this stand in a table, a row each.
 _MOST_BOXES = 6
 

@@ -29,8 +29,6 @@ from abpn_lib.values import Value, is_missing
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["bars", "image_grid", "lines", "themed"]
-
 # CSS counts 96 pixels to the inch; two device pixels for each keep lines sharp on phones.
 _CSS_DPI = 96
 _SHARPNESS = 2

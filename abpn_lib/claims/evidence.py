@@ -10,8 +10,6 @@ from typing import Any
 from abpn_lib import datasets
 from abpn_lib.results import ANY, Record, select
 
-__all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
-
 DATASETS = datasets.SCORED[::-1]
 """The data sets whose mean decides a rule on dB, as far as measured, in the order that a verdict lists them in."""
 

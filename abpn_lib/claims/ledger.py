@@ -28,10 +28,6 @@ from abpn_lib.claims.shapes import NOT_DIV2K, THIS_MACHINE, Judgement, Range, Ru
 from abpn_lib.files import InputError
 from abpn_lib.results import Record
 
-__all__ = [
-    "Claim", "anchor", "claim", "claims", "judge", "ledger", "rule_of", "score_rule", "to_json",
-]
-
 
 @dataclass(frozen=True)
 class Claim:

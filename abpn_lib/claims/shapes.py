@@ -19,11 +19,6 @@ from typing import ClassVar, Literal, NamedTuple
 from abpn_lib.claims.evidence import Absent, Evidence, clearly_above, milliseconds, size_of
 from abpn_lib.results import Record
 
-__all__ = [
-    "NOT_DIV2K", "THIS_MACHINE", "Both", "Compared", "Count", "Difference", "Judgement", "Own", "Place", "Range",
-    "Ratio", "Recipe", "Rule", "Slower", "Untestable", "Verdict", "verdict_of",
-]
-
 Verdict = Literal["reproduced", "partly", "not reproduced", "not testable here"]
 Compared = Literal["a value", "a difference", "an ordering", "a ratio", "arithmetic", "a description"]
 

@@ -20,8 +20,6 @@ from abpn_lib.int8 import ptq
 from abpn_lib.int8.qat import fake_quantize
 from abpn_lib.tflite.graph import check_full_integer
 
-__all__ = ["export_float", "export_for_latency", "export_int8"]
-
 
 def export_float(model: keras.Model, path: Path, *, height: int | None = None, width: int | None = None) -> None:
     """Write a [0, 1] network as a float32 .tflite for values in [0, 255]; the output is not clipped.

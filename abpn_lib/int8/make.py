@@ -15,8 +15,6 @@ from abpn_lib.int8.export import export_float, export_int8
 from abpn_lib.train import loop, runs
 from abpn_lib.train.recipe import recipe
 
-__all__ = ["FORMS", "make_models"]
-
 FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
 """What can be made of a run; "int8-ptq-tensor" has one scale for each kernel, not for each output channel."""
 

@@ -18,8 +18,6 @@ from abpn_lib.int8 import ptq
 from abpn_lib.train import loop
 from abpn_lib.train.recipe import Recipe
 
-__all__ = ["fake_quantize", "train_qat"]
-
 _quantizers = tfmot.quantization.keras.quantizers
 
 

@@ -29,11 +29,6 @@ from abpn_lib.train.recipe import Recipe
 from abpn_lib.train.runs import load_npz, load_weights, read_run, reading, save_npz, save_weights, write_provenance
 from abpn_lib.train.soap import Soap
 
-__all__ = [
-    "Validation", "build_after", "build_start", "pixel_psnr", "run", "threads", "train", "use_threads",
-    "validation_pairs",
-]
-
 Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """(LR, HR) uint8 image pairs that are scored at each checkpoint."""
 

@@ -15,8 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from abpn_lib.files import InputError
 
-__all__ = ["Recipe", "from_fields", "names", "options", "recipe"]
-
 
 def _of(text: str, default: Any, least: float = 0, most: float = math.inf) -> Any:
     """A field with the text that explains it, on the command line too, and the range of a number that is possible."""

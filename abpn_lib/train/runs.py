@@ -20,11 +20,6 @@ from abpn_lib import datasets, results
 from abpn_lib.files import DataError, InputError, sha256, write_atomically
 from abpn_lib.train.recipe import Recipe, from_fields
 
-__all__ = [
-    "Run", "average", "load_npz", "load_weights", "read_log", "read_run", "reading", "save_npz", "save_weights",
-    "write_provenance",
-]
-
 _CONTEXT = tuple(field.name for field in fields(results.Context))
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["Soap"]
-
 _MOMENTUM, _EVERY = 0.9, 10
 
 
