@@ -104,9 +104,12 @@ def fake_quantize(
         config = _Config(output_quantizer(layer.name), per_channel=per_channel)
         return tfmot.quantization.keras.QuantizeWrapperV2(copy, config, name_prefix="quant_")
 
+    def quantized(x: tf.Tensor) -> tf.Tensor:
+        return tf.quantization.fake_quant_with_min_max_args(x, 0.0, top)
+
     lr = keras.Input(model.input_shape[1:], name="lr")
     # Replayed layer by layer: clone_model never returns when it is given an input tensor of its own.
-    tensors = {id(model.input): tf.quantization.fake_quant_with_min_max_args(lr, 0.0, top)}
+    tensors = {id(model.input): keras.layers.Lambda(quantized, name="quantize_input")(lr)}
     for layer in model.layers[1:]:
         tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
     return keras.Model(lr, tensors[id(model.output)], name=model.name)

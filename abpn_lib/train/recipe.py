@@ -10,10 +10,11 @@ import importlib.resources
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.resources.abc import Traversable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from abpn_lib.files import InputError
+
+_FOLDER = importlib.resources.files("abpn_lib") / "recipes"
 
 
 def _of(text: str, default: Any, least: float = 0, most: float = math.inf) -> Any:
@@ -36,7 +37,7 @@ class Recipe:
     init: Literal["he", "glorot", "identity", "run"] = _of("initial weights; run: those of --after", "he")
     revive: bool = _of("give the dead channels of the run gone on from new weights", False)
     noise: float = _of("standard deviation of what `identity` adds to its weights, of He's", 0.1)
-    ema_decay: float = _of("decay of the exponential moving average of the weights that is kept; 0 keeps the last", 0.0)
+    ema_decay: float = _of("decay of the moving average of the weights that is kept; 0 keeps the last", 0.0, 0, 1)
     data: str = _of("the data set", "div2k-train")
     scale: int = _of("how many times to enlarge", 3, 1, 8)
     seed: int = _of("of weights and batches", 0)
@@ -53,7 +54,7 @@ class Recipe:
 
 def names() -> list[str]:
     """The names of all recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
@@ -64,7 +65,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """
     if name not in names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
-    base = from_fields(_read(_folder() / f"{name}.yaml"), f"recipe {name}")
+    base = from_fields(_read(name), f"recipe {name}")
     changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
     if changed.steps != base.steps:
         halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
@@ -97,16 +98,12 @@ def options() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _folder() -> Traversable:
-    return importlib.resources.files("abpn_lib") / "recipes"
-
-
-def _read(file: Traversable) -> dict[str, Any]:
+def _read(name: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     parent = content.pop("base", None)
-    return {**(_read(_folder() / f"{parent}.yaml") if parent else {}), **content}
+    return {**(_read(parent) if parent else {}), **content}
 
 
 def _choices(kind: Any) -> list[str]:
