@@ -24,8 +24,6 @@ from abpn_lib.files import AbpnError, DeviceError, InputError
 from abpn_lib.results import Record
 from abpn_lib.train import recipe
 
-__all__ = ["answer", "main", "parser", "write_and_print"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""
@@ -60,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_models, _add_upscale, _add_export, _add_train, _add_quantize, _add_average, _add_curves, _add_evaluate,
-        _add_latency, _add_claims, _add_data,
+        _add_models, _add_upscale, _add_export, _add_train, _add_quantize, _add_average, _add_evaluate, _add_latency,
+        _add_claims, _add_data,
     ):
         add(commands)
     return top
@@ -313,27 +311,6 @@ def _average(options: argparse.Namespace) -> None:
     print(options.out / "weights.npz")
 
 
-def _add_curves(commands: Any) -> None:
-    add = _command(commands, "curves", _curves, "turn the logs of finished training runs into records",
-                   "abpn curves runs/abpn runs/fsrl --out curves.json")
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train` finished")
-    _record_options(add)
-
-
-def _curves(options: argparse.Namespace) -> None:
-    _prepare_tensorflow(1)
-    from abpn_lib import datasets
-    from abpn_lib.train import runs
-
-    images = datasets.spaced_lr_images("embedded", 8, 3)
-    records = [record for folder in options.runs for record in runs.records_of_run(folder)]
-    records += [record for folder in options.runs for record in runs.dead_channels(folder, images)]
-    write_and_print(records, options, *(
-        f"{record.subject:32} step {record.columns['step']:>7} {record.value:8.3f} {record.unit or 'dead channels'}"
-        for record in records
-    ))
-
-
 def _add_evaluate(commands: Any) -> None:
     add = _command(commands, "evaluate", _evaluate, "measure a model's PSNR and SSIM on a data set",
                    "abpn evaluate --model bicubic --model abpn-long-int8-ptq --data set5")
@@ -343,7 +320,6 @@ def _add_evaluate(commands: Any) -> None:
     add("--raw", action="store_true", help="read integer output as pixels, without its scale")
     add("--workers", type=_threads, default=2, help="images scored at once")
     _record_options(add)
-    add("--subject", default=None, help="the name in the records (default: the model's)")
     add("--image", action="append", default=[], metavar="NAME",
         help="also one record for this image; again for more; all: for each")
     add("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
@@ -353,9 +329,7 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from abpn_lib import measure, metrics
 
-    if options.subject and len(options.model) > 1:
-        raise InputError(f"--subject names one model, and there are {len(options.model)}: leave it out")
-    names = {options.subject: options.model[0]} if options.subject else _named(options.model)
+    names = _named(options.model)
     protocol = {"authors": metrics.AUTHORS, "y": metrics.Y_BORDER3}[options.protocol]
     scored = measure.score_models(
         names, options.data, protocol=protocol, with_ssim=not options.no_ssim, raw=options.raw,
@@ -482,9 +456,8 @@ def _add_claims(commands: Any) -> None:
     add = _command(commands, "claims", _claims,
                    "print the ledger: what the paper claims, what was measured, the verdict", "abpn claims --json")
     add("--json", action="store_true", help="print JSON")
-    add("--records", type=Path, nargs="*", default=[], metavar="FILE", help="further record files")
-    add("--add", type=Path, action="append", default=[], metavar="FILE",
-        help="records of another device, such as those that the book's page in the browser saves; again for more")
+    add("--add", "--records", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+        help="further records: yours, or another device's, such as those that the book's page in the browser saves")
 
 
 def _claims(options: argparse.Namespace) -> None:
@@ -492,7 +465,7 @@ def _claims(options: argparse.Namespace) -> None:
     from abpn_lib.timing.android import not_a_phone
 
     added: list[Record] = []
-    for path in (*options.add, *options.records):
+    for path in options.add:
         rows = results.load(path, "measured")
         if any(map(not_a_phone, rows)):
             raise InputError(f"{path} comes from an emulator or a stand-in, not from a phone: leave it out")
@@ -506,32 +479,24 @@ def _claims(options: argparse.Namespace) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    command = commands.add_parser("data", help="fetch or verify data sets", description="Fetch or verify data sets.")
-    actions = command.add_subparsers(required=True, metavar="ACTION")
-    for name, run, text in (
-        ("fetch", _data_fetch, "download what is missing of data sets, each file checked against its hash"),
-        ("verify", _data_verify, "check the hash of every file of data sets"),
-    ):
-        add = _command(actions, name, run, text, f"abpn data {name} set5 urban100")
-        add("names", nargs="+", metavar="NAME", help="set5, set14, bsd100, urban100, train, ...")
-        add("--quiet", action="store_true", help="show no progress bar")
+    add = _command(commands, "data", _data, "fetch data sets, or verify them", "abpn data fetch set5 urban100")
+    add("action", choices=["fetch", "verify"],
+        help="fetch what is missing, each file checked against its hash; or verify the hash of every file")
+    add("names", nargs="+", metavar="NAME", help="set5, set14, bsd100, urban100, train, ...")
+    add("--quiet", action="store_true", help="show no progress bar")
 
 
-def _data_fetch(options: argparse.Namespace) -> None:
+def _data(options: argparse.Namespace) -> None:
     from abpn_lib import datasets
 
     for name in options.names:
         datasets.dataset(name)
     for name in options.names:
-        datasets.fetch(name, progress=not options.quiet)
-        print(f"{name}: complete in {datasets.data_root()}")
-
-
-def _data_verify(options: argparse.Namespace) -> None:
-    from abpn_lib import datasets
-
-    for name in options.names:
-        print(f"{name}: {datasets.verify(name)} files as they should be")
+        if options.action == "fetch":
+            datasets.fetch(name, progress=not options.quiet)
+            print(f"{name}: complete in {datasets.data_root()}")
+        else:
+            print(f"{name}: {datasets.verify(name)} files as they should be")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ over images, not over pixels.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import tempfile
@@ -219,11 +220,10 @@ def latency(
         if importlib.util.find_spec("tensorflow_model_optimization"):
             from abpn_lib.int8 import export
 
+            made = functools.partial(export.export_for_latency, Path(scratch), height=height, width=width)
             precision: Any = "fp32" if form.startswith("fp32") else "int8"
-            made = export.networks_for_latency(Path(scratch), names, height=height, width=width, kind=precision)
-            deep = export.build_depths(Path(scratch), depths, height=height, width=width)
-            files = {f"{name}-{form}": path for name, path in made.items()}
-            files |= {f"abpn-int8-pairs{pairs}": path for pairs, path in deep.items()}
+            files = {f"{name}-{form}": made(name, kind=precision) for name in names}
+            files |= {f"abpn-int8-pairs{pairs}": made("abpn", pairs=pairs) for pairs in depths}
         else:
             files = {f"{name}-{form}": models.find(f"{name}-{form}") for name in names}
         timed = timing.time_models(files, context, size=size, threads=threads, kernels=kernels, rounds=rounds)

@@ -22,12 +22,6 @@ from numpy.typing import NDArray
 from abpn_lib.files import ModelError
 from abpn_lib.paper import TABLE2
 
-__all__ = [
-    "FSRCNN_VARIANTS", "NETWORKS", "Anchor", "DepthToSpace", "Resize", "build", "chain", "channel_maxima", "fold",
-    "image_layer", "is_chain", "parameter_count", "rescale", "revive", "start_as_identity",
-    "widen",
-]
-
 NETWORKS = (
     *TABLE2, "fsrcnn", "fsrcnn-anchor", "abpn-as-worded", "abpn-leaky", "abpn-batchnorm", "abpn32", "abpn32-short",
 )
@@ -47,18 +41,23 @@ same function; the Y channel alone, (N, H, W, 1) to (N, sH, sW, 1), as in the FS
 """
 
 
+class _Scaled(keras.layers.Layer):
+    def __init__(self, scale: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
 @keras.utils.register_keras_serializable("abpn")
-class Anchor(keras.layers.Layer):
+class Anchor(_Scaled):
     """Repeat every LR pixel scale² times along the channels: (N, H, W, C) -> (N, H, W, s²C).
 
     After `DepthToSpace` this is nearest-neighbour interpolation, bit for bit (section 3.2, S10).
     Computed as a 1x1 convolution with a frozen kernel of zeros and ones: a concatenation of nine
     inputs gives the same bits, but XNNPACK does not take it.
     """
-
-    def __init__(self, scale: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
 
     def build(self, input_shape: tuple) -> None:
         copies = np.tile(np.eye(input_shape[-1], dtype=np.float32), (1, self.scale**2))
@@ -69,32 +68,22 @@ class Anchor(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d(x, self.frozen, strides=1, padding="VALID")
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale}
-
 
 @keras.utils.register_keras_serializable("abpn")
-class DepthToSpace(keras.layers.Layer):
+class DepthToSpace(_Scaled):
     """Pixel shuffle: (N, H, W, s²C) -> (N, sH, sW, C), channel index = (row · s + column) · C + c."""
-
-    def __init__(self, scale: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.depth_to_space(x, self.scale) if self.scale > 1 else x
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale}
-
 
 @keras.utils.register_keras_serializable("abpn")
-class Resize(keras.layers.Layer):
+class Resize(_Scaled):
     """Enlarge (N, H, W, C) to (N, sH, sW, C) by `method`, "nearest" or "bilinear" (half-pixel centres)."""
 
     def __init__(self, scale: int, method: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale, self.method = scale, method
+        super().__init__(scale, **kwargs)
+        self.method = method
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.image.resize(x, tf.shape(x)[1:3] * self.scale, method=self.method)
@@ -104,21 +93,15 @@ class Resize(keras.layers.Layer):
         return (shape[0], height, width, shape[3])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale, "method": self.method}
+        return {**super().get_config(), "method": self.method}
 
 
 def build(name: str, scale: int = 3, *, channels: int | None = None, pairs: int = 5, seed: int = 0) -> keras.Model:
-    """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights (section 4.1).
+    """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights of this seed (section 4.1).
 
-    Parameters
-    ----------
-    scale
-        Any integer of at least 1.
-    channels, pairs
-        Width and number of conv-ReLU pairs after the first convolution (28 and 5 in the paper; the width is 32
-        where the name says so); FSRCNN has its own (56, 12, 4) and ignores them.
-    seed
-        Of the initial weights.
+    `channels` and `pairs` are the width and the number of conv-ReLU pairs after the first convolution: 28 and 5 in the
+    paper, and 32 wide where the name says so. FSRCNN has its own (56, 12, 4) and ignores them. Raises `ValueError` if
+    the name is unknown, the scale below 1, the width below 3 or the number of pairs below 0.
     """
     if name not in (*NETWORKS, *FSRCNN_VARIANTS):
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
@@ -214,18 +197,12 @@ def chain(model: keras.Model) -> list[keras.layers.Conv2D]:
 
     Raises `ModelError` if the network is no such chain: FSRL, FSRCNN, leaky ReLUs, a batch normalisation.
     """
-    if not is_chain(model):
-        raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs")
-    return _convolutions(model)
-
-
-def is_chain(model: keras.Model) -> bool:
-    """Whether a network is what `chain` takes."""
     convolutions = _convolutions(model)
     inputs = [model.input, *(layer.output for layer in convolutions[:-1])]
-    return all(layer.input is tensor for layer, tensor in zip(convolutions, inputs, strict=True)) and all(
-        layer.activation is keras.activations.relu for layer in convolutions[:-1]
-    )
+    in_turn = all(layer.input is tensor for layer, tensor in zip(convolutions, inputs, strict=True))
+    if not in_turn or any(layer.activation is not keras.activations.relu for layer in convolutions[:-1]):
+        raise ModelError(f"{model.name} is not a chain of convolutions and ReLUs")
+    return convolutions
 
 
 def _convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
@@ -259,18 +236,17 @@ def rescale(model: keras.Model, factor: float) -> None:
 
 def fold(model: keras.Model) -> keras.Model:
     """`abpn-batchnorm` as the ABPN it computes at inference: each normalisation becomes part of its convolution."""
-    norms = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
-    count = sum(layer.name.startswith("dfe") for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    pairs = sum(layer.name.startswith("dfe") for layer in _convolutions(model))
     channels = model.get_layer("sfe").filters
-    folded = build("abpn", model.get_layer("shuffle").scale, channels=channels, pairs=count)
-    for layer in folded.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            kernel, bias = model.get_layer(layer.name).get_weights()
-            if norm := norms.get(f"{layer.name}_norm"):
-                gamma, beta, mean, variance = norm.get_weights()
-                factor = gamma / np.sqrt(variance + norm.epsilon)
-                kernel, bias = kernel * factor, (bias - mean) * factor + beta
-            layer.set_weights([kernel, bias])
+    folded = build("abpn", model.get_layer("shuffle").scale, channels=channels, pairs=pairs)
+    for layer in _convolutions(folded):
+        kernel, bias = model.get_layer(layer.name).get_weights()
+        if layer.name != "transition":
+            norm = model.get_layer(f"{layer.name}_norm")
+            gamma, beta, mean, variance = norm.get_weights()
+            factor = gamma / np.sqrt(variance + norm.epsilon)
+            kernel, bias = kernel * factor, (bias - mean) * factor + beta
+        layer.set_weights([kernel, bias])
     return folded
 
 
@@ -341,15 +317,11 @@ def widen(narrow: keras.Model, wide: keras.Model) -> None:
     """Make `wide` compute what `narrow` does, in place: two chains alike but for their width, such as abpn and abpn32.
 
     The further channels keep half of their initial kernels, and nothing of what `narrow` had reads them yet: their
-    outgoing weights to it are zero, which training then moves.
+    outgoing weights to it are zero, which training then moves. Raises `ValueError` if `wide` has other layers, or is
+    the narrower one.
     """
-    chains = chain(narrow), chain(wide)
-    if [layer.name for layer in chains[0]] != [layer.name for layer in chains[1]]:
-        raise ValueError(f"{narrow.name} cannot be widened to {wide.name}: their layers are not alike")
-    for old, new in zip(*chains, strict=True):
+    for old, new in zip(chain(narrow), chain(wide), strict=True):
         (kernel, bias), wider = old.get_weights(), new.get_weights()[0] * np.float32(0.5)
-        if np.less(wider.shape, kernel.shape).any():
-            raise ValueError(f"{wide.name} is narrower than {narrow.name}: it cannot compute the same")
         c_in, c_out = kernel.shape[2:]
         wider[..., :c_out] = 0
         wider[:, :, :c_in, :c_out] = kernel

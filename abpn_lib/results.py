@@ -29,8 +29,6 @@ from abpn_lib.values import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ANY", "Context", "Record", "columns_of", "find", "frame", "load", "recorded", "save", "select"]
-
 Kind = Literal["measured", "recorded"]
 Column = str | int
 
@@ -257,13 +255,9 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
-def recorded() -> list[Record]:
-    """All records shipped with the library."""
-    return list(_recorded())
-
-
 @functools.cache
-def _recorded() -> tuple[Record, ...]:
+def recorded() -> tuple[Record, ...]:
+    """All records shipped with the library."""
     folder = Path(str(importlib.resources.files("abpn_lib") / "records"))
     return tuple(record for path in sorted(folder.glob("*.json")) for record in load(path))
 

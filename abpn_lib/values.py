@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-__all__ = ["MARKS", "Kind", "Value", "is_missing", "mean"]
-
 Kind = Literal["measured", "recorded", "quoted"]
 """Measured by the run at hand, recorded by a full run and shipped, or quoted from the paper."""
 

@@ -63,11 +63,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, started: Callable[..., An
         name: str, precision: str = "int8", *, size: tuple[int, int] = (0, 0), dtype: str = "uint8", **build: int
     ) -> Path:
         path = folder / f"{name}-{precision}-{size[0]}x{size[1]}-{dtype}{''.join(map(str, build.values()))}.tflite"
-        model, form = started(name, **build), int8.Export(size[0] or None, size[1] or None, dtype)
+        model, sides = started(name, **build), {"height": size[0] or None, "width": size[1] or None}
         if precision == "int8":
-            int8.export_int8(model, int8.calibrate(model, [picture(40, 40)[..., : model.input_shape[-1]]]), path, form)
+            int8.export_int8(model, int8.calibrate(model, [picture(40, 40)[..., : model.input_shape[-1]]]), path,
+                             dtype=dtype, **sides)
         else:
-            int8.export_float(model, path, form)
+            int8.export_float(model, path, **sides)
         return path
 
     return export

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -228,6 +229,17 @@ def test_scores_are_arithmetic_on_quoted_values() -> None:
 ])
 def test_int8_drop_of_abpn(drop: float, expected: str) -> None:
     assert verdict("T2.abpn.int8", [psnr("abpn-fp32", 28.0), psnr("abpn-int8-ptq", 28.0 - drop)]) == expected
+
+
+def test_the_ranges_of_table_2_follow_its_printed_values() -> None:
+    median = statistics.median(q(f"T2.{network}.fp32") for network in TABLE2)
+    for network in TABLE2:
+        lead, drop = q(f"T2.{network}.fp32") - median, q(f"T2.{network}.fp32") - q(f"T2.{network}.int8")
+        near = max(0.10, 0.25 * drop)
+        for column, number, good, fair in (("fp32", lead, 0.04, 0.15), ("int8", drop, near, 3 * near)):
+            rule = paper.rules()[f"T2.{network}.{column}"]
+            assert rule["good"] == pytest.approx([number - good, number + good])
+            assert rule["fair"] == pytest.approx([number - fair, number + fair])
 
 
 def test_the_mean_over_data_sets_decides() -> None:

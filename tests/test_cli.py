@@ -101,11 +101,10 @@ def test_a_result_in_a_real_shell_has_nothing_beside_it(tmp_path: Path, photo: P
 def test_help_names_every_command(abpn: Abpn) -> None:
     top = abpn("--help").out
     for command in (
-        "models", "upscale", "export", "train", "quantize", "average", "curves", "evaluate", "latency", "claims",
-        "data",
+        "models", "upscale", "export", "train", "quantize", "average", "evaluate", "latency", "claims", "data",
     ):
         assert command in top
-        assert "Example: abpn" in abpn(command, *(["fetch"] if command == "data" else []), "--help").out
+        assert "Example: abpn" in abpn(command, "--help").out
 
 
 def test_models_as_json_and_as_records(abpn: Abpn, tmp_path: Path) -> None:

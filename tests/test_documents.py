@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from abpn_lib import cli, metrics, models, paper
+from abpn_lib import cli, metrics, models
 from tools import site
 
 ROOT = Path(__file__).parent.parent
@@ -196,17 +196,6 @@ def test_readme_links_lead_somewhere() -> None:
             if target == "claims.md":  # generated from the ledger by the build
                 continue
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-def test_facts_read_elsewhere_stand_on_the_page() -> None:
-    page = (ROOT / "book" / "paper-and-code.md").read_text()
-    for fact in paper.ELSEWHERE.values():
-        if fact.value is None:
-            continue
-        forms = {1: {"one"}, 1e-3: {"1e-3"}}.get(fact.value, {f"{fact.value:g}", f"{fact.value:,.0f}", str(fact.value)})
-        if fact.value % 1:
-            forms.discard(f"{fact.value:,.0f}")
-        assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?![\d])", page) for form in forms), fact
 
 
 def test_protocol_page_names_the_protocols_of_the_code() -> None:

@@ -277,17 +277,3 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(finished: Pat
     with pytest.raises(DataError, match="no finished run"):
         int8.make_models(tmp_path, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_networks_and_depths_are_exported_for_timing(tmp_path: Path) -> None:
-    depths = int8.build_depths(tmp_path / "depths", [0], height=12, width=16)
-    counts = {pairs: graph.operator_names(path.read_bytes()).count("CONV_2D") for pairs, path in depths.items()}
-    assert counts == {0: 3}  # with the anchor, the first and the last
-    wanted = ["abpn", "fsrcnn-subpixel"]
-    paths = int8.networks_for_latency(tmp_path / "networks", wanted, height=12, width=16)
-    names = {name: graph.operator_names(path.read_bytes()) for name, path in paths.items()}
-    assert names["abpn"].count("CONV_2D") == 8
-    assert "TRANSPOSE_CONV" not in names["fsrcnn-subpixel"]
-    with pytest.raises(InputError, match="no network is called 'edsr'"):
-        int8.networks_for_latency(tmp_path, ["edsr"])

@@ -270,10 +270,10 @@ def test_exports_for_timing_have_one_size(tmp_path: Path) -> None:
     def convolutions(path: Path) -> int:
         return graph.operator_names(path.read_bytes()).count("CONV_2D")
 
-    depths = export.build_depths(tmp_path, [0, 3], height=12, width=16)
+    depths = {pairs: export.export_for_latency(tmp_path, "abpn", pairs=pairs, height=12, width=16) for pairs in (0, 3)}
     assert {pairs: convolutions(path) for pairs, path in depths.items()} == {0: 3, 3: 6}  # anchor, first and last
     wanted = ["abpn", "fsrcnn-relu", "fsrcnn-subpixel", "fsrcnn-y"]
-    built = export.networks_for_latency(tmp_path, wanted, height=12, width=16)
+    built = {name: export.export_for_latency(tmp_path, name, height=12, width=16) for name in wanted}
     latency.time_models(built, CONTEXT, size="16x12", rounds=1)
     assert convolutions(built["abpn"]) == 8
     assert "PRELU" not in graph.operator_names(built["fsrcnn-relu"].read_bytes())
@@ -281,7 +281,7 @@ def test_exports_for_timing_have_one_size(tmp_path: Path) -> None:
     (lr,) = interpreter(built["abpn"]).get_input_details()
     assert (lr["shape_signature"].tolist(), lr["dtype"]) == ([1, 12, 16, 3], np.uint8)
     with pytest.raises(InputError, match="no network is called 'edsr'"):
-        export.networks_for_latency(tmp_path, ["edsr"])
+        export.export_for_latency(tmp_path, "edsr")
 
 
 def test_importing_and_timing_leave_tensorflow_alone(any_size: Path) -> None:

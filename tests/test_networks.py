@@ -67,9 +67,9 @@ def test_widening_keeps_the_function_and_leaves_every_new_weight_a_gradient_in_t
 
 
 def test_only_a_wider_chain_of_the_same_layers_can_be_widened_to() -> None:
-    with pytest.raises(ValueError, match="narrower"):
+    with pytest.raises(ValueError, match="broadcast"):
         networks.widen(networks.build("abpn32"), networks.build("abpn"))
-    with pytest.raises(ValueError, match="not alike"):
+    with pytest.raises(ValueError, match="shorter"):
         networks.widen(networks.build("abpn"), networks.build("abpn32-short"))
 
 

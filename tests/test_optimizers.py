@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import tf_keras as keras
 
@@ -75,13 +74,6 @@ def test_its_whole_state_is_in_its_variables() -> None:
     optimizer = Soap(1e-3)
     optimizer.build([kernel, bias])
     assert len(optimizer.variables) == 1 + 6 + 2  # the step count besides
-
-
-def test_it_can_be_written_down_and_made_again() -> None:
-    given = Soap(0.01, every=7, bias_lr_factor=0.1, first_layer_lr_factor=0.2, use_ema=True)
-    again = Soap.from_config(given.get_config())
-    assert (float(again.learning_rate), again.every, again.use_ema) == (pytest.approx(0.01), 7, True)
-    assert (again.bias_lr_factor, again.first_layer_lr_factor) == (0.1, 0.2)
 
 
 def test_biases_can_be_slower_than_kernels() -> None:

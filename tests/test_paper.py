@@ -66,9 +66,3 @@ def test_unknown_id_and_statement_without_number() -> None:
         paper.quoted("T9.nothing")
     with pytest.raises(ValueError, match="S1 is a statement"):
         _ = paper.quoted("S1").number
-
-
-def test_what_is_not_in_the_paper_names_its_source() -> None:
-    assert all(fact.source and fact.text for fact in paper.ELSEWHERE.values())
-    assert paper.ELSEWHERE["parameters-code"].value == 42_539
-    assert paper.ELSEWHERE["parameters-text"].value == 43_035

@@ -204,7 +204,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
     from abpn_lib.timing import nodes as meta_nodes
 
     height, width = frame
-    networks = export.networks_for_latency(scratch, list(MODELS), height=height, width=width)
+    networks = {name: export.export_for_latency(scratch, name, height=height, width=width) for name in MODELS}
     nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
     folder = target / "timed"
     folder.mkdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import shutil
@@ -286,8 +287,7 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated", "try"))
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
-    entries = claims.from_json((ledger / "claims.json").read_text())
-    judged = {claim.id: (claim, judgement) for claim, judgement in entries}
+    judged = _judged(ledger / "claims.json")
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         staged = _with_verdicts(nbformat.read(executed / notebook.name, as_version=4), judged)
         nbformat.write(staged, target / "notebooks" / notebook.name)
@@ -303,6 +303,20 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
     if address.site:
         config.setdefault("html", {})["baseurl"] = address.site
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def _judged(path: Path) -> dict[str, tuple[claims.Claim, claims.Judgement]]:
+    """Every claim with its judgement, from the file that `claims.to_json` wrote."""
+    judged = {}
+    for row in json.loads(path.read_text()):
+        found = []
+        for given in row["records"]:
+            del given["id"]
+            spread = tuple(given["spread"]) if given["spread"] else None
+            found.append(results.Record(**{**given, "spread": spread, "context": results.Context(**given["context"])}))
+        judgement = claims.Judgement(row["verdict"], row["measured"], tuple(found), row["why"])
+        judged[row["id"]] = (claims.claim(row["id"]), judgement)
+    return judged
 
 
 def _with_verdicts(

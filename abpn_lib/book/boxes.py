@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from abpn_lib import paper
@@ -10,8 +11,6 @@ from abpn_lib.book.tables import Html, table
 from abpn_lib.claims import Claim, Judgement, claim, judge
 from abpn_lib.results import Record
 from abpn_lib.values import MARKS
-
-__all__ = ["verdicts", "provenance", "verdict_boxes"]
 
 # More claims than this stand in a table, a row each.
 _MOST_BOXES = 6
@@ -48,19 +47,18 @@ def verdict_boxes(entries: Sequence[tuple[Claim, Judgement]]) -> Html:
 
 def provenance(records: Iterable[Record]) -> Html:
     """One line for each group of records that share a machine and a commit: where, with what, by which command."""
-    groups: dict[tuple[str, ...], int] = {}
+    groups: Counter[tuple[str, str, str]] = Counter()
     for record in records:
         context = record.context
         versions = ", ".join(f"{name} {number}" for name, number in context.versions.items())
-        key = (record.kind, context.device, versions, context.commit, context.date, context.command)
-        groups[key] = groups.get(key, 0) + 1
-    lines = []
-    for (kind, device, versions, commit, date, command), count in groups.items():
-        where = f"on {device} with {versions}" + (f", commit {commit}" if commit else "") + f", {date}"
-        lines.append(
-            f"<li>{_mark(kind)}: {count} value{'s' if count > 1 else ''} {html.escape(where)}, "
-            f"by <code>{html.escape(command)}</code></li>"
-        )
+        commit = f", commit {context.commit}" if context.commit else ""
+        where = f"on {context.device} with {versions}{commit}, {context.date}"
+        groups[record.kind, where, context.command] += 1
+    lines = [
+        f"<li>{_mark(kind)}: {count} value{'s' if count > 1 else ''} {html.escape(where)}, "
+        f"by <code>{html.escape(command)}</code></li>"
+        for (kind, where, command), count in groups.items()
+    ]
     return Html(f'<ul class="provenance">{"".join(lines) or "<li>No records.</li>"}</ul>', f"{len(lines)} sources")
 
 

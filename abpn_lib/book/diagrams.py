@@ -12,8 +12,6 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["architecture", "residual_strategies"]
-
 _IMAGE_SPACE = ("LR", "conv", "convs", "conv", "shuffle", "+", "HR")
 _STRATEGIES = (
     # title, boxes of the chain, (index of the box that is added to, where the branch starts, what it does)

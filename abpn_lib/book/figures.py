@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from cycler import cycler
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,8 +28,6 @@ from abpn_lib.values import Value, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["bars", "image_grid", "lines", "themed"]
 
 # CSS counts 96 pixels to the inch; two device pixels for each keep lines sharp on phones.
 _CSS_DPI = 96
@@ -69,8 +67,7 @@ def themed(
 
 def bars(
     rows: Mapping[str, str] | Sequence[str], series: Mapping[str, Any] | pd.DataFrame, *, quantity: str,
-    alt: str = "", log: bool = False, digits: int | None = None, whiskers: bool = True, width: float = 7.0,
-    caption: str = "",
+    alt: str = "", log: bool = False, digits: int | None = None, caption: str = "",
 ) -> Html:
     """Horizontal bars, one group per row and one bar per series, so that ours stands beside the paper's.
 
@@ -96,14 +93,14 @@ def bars(
                 linewidth=0.5,
             )
             for height, value in zip(heights, values, strict=True):
-                if value:
-                    interval = value.interval if whiskers else None
-                    if interval:
-                        axes.plot(interval, (height, height), color=matplotlib.rcParams["text.color"], linewidth=1.2)
-                    # Behind the bar and its whisker, so that neither strikes the number through.
-                    end = max(value.number, *(interval or (value.number,)), *(() if log else (0.0,)))
-                    place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
-                    axes.annotate(_number(value, digits), (end, height), **place)
+                if not value:
+                    continue
+                if value.interval:
+                    axes.plot(value.interval, (height, height), color=matplotlib.rcParams["text.color"], linewidth=1.2)
+                # Behind the bar and its whisker, so that neither strikes the number through.
+                end = max([value.number, *(value.interval or []), *([] if log else [0.0])])
+                place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
+                axes.annotate(_number(value, digits), (end, height), **place)
         axes.set_yticks(places, list(names.values()))
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(f"{quantity} [{unit}]")
@@ -121,18 +118,18 @@ def bars(
     )
     text = f"Bars of {quantity} [{unit}], {' / '.join(found)}: {described}. {alt}".strip()
     height = 1.1 + len(names) * max(0.24 * len(found), 0.3)
-    return themed(draw, alt=text, width=width, height=height, caption=caption)
+    return themed(draw, alt=text, height=height, caption=caption)
 
 
 def lines(
     series: Mapping[str, Any] | pd.DataFrame, *, x: str, quantity: str, alt: str = "", from_zero: bool = False,
-    log: bool = False, digits: int | None = None, whiskers: bool = True, height: float = 3.4, caption: str = "",
+    digits: int | None = None, height: float = 3.4, caption: str = "",
 ) -> Html:
     """One line per series: `series` maps a legend to `Value`s by their place on the horizontal axis (its index).
 
     `x` labels that axis, with its unit where it has one. The unit of the other is the values' own, and intervals are
-    drawn as whiskers. With `from_zero` it starts at 0, with `log` both axes are logarithmic. The alternative text
-    lists short lines point by point, and of long ones begin and end; `alt` adds to it.
+    drawn as whiskers. With `from_zero` it starts at 0. The alternative text lists short lines point by point, and of
+    long ones begin and end; `alt` adds to it.
     """
     if not x.strip():
         raise ValueError("lines need a name for their horizontal axis, with its unit if it has one")
@@ -150,10 +147,8 @@ def lines(
             heights = [value.number for value in points.values()]
             axes.plot(list(points), heights, style, color=f"C{number}", label=legend)
             for at, value in points.items():
-                if whiskers and value.interval:
+                if value.interval:
                     axes.vlines(at, *value.interval, color=f"C{number}", linewidth=1.2)
-        if log:
-            axes.set(xscale="log", yscale="log")
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(linewidth=0.5)
@@ -259,19 +254,9 @@ def _png(draw: Callable[[Figure], None], theme: Mapping[str, Any], width: float,
 
 
 def _demand_labels(figure: Figure) -> None:
-    def numeric(text: str) -> bool:
-        try:
-            float(text.replace("\N{MINUS SIGN}", "-"))
-        except ValueError:
-            return text.startswith("$")  # a power of ten, set as mathematics
-        return True
-
-    def unlabelled(axis: Axis) -> bool:
-        shown = any(tick.get_visible() and numeric(tick.get_text()) for tick in axis.get_ticklabels())
-        return shown and not axis.get_label_text().strip()
-
-    for axes in figure.axes:
-        if axes.axison and (unlabelled(axes.xaxis) or unlabelled(axes.yaxis)):
+    for axis in (axis for axes in figure.axes if axes.axison for axis in (axes.xaxis, axes.yaxis)):
+        numeric = isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)) and axis.get_ticklocs().size
+        if numeric and not axis.get_label_text().strip():
             raise ValueError("a numeric axis has no label: write its quantity and unit, such as 'latency [ms]'")
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from abpn_lib import datasets
 from abpn_lib.results import ANY, Record, select
 
-__all__ = ["DATASETS", "SEEDS", "Absent", "Evidence", "Scores", "clearly_above", "milliseconds", "size_of"]
-
 DATASETS = datasets.SCORED[::-1]
 """The data sets whose mean decides a rule on dB, as far as measured, in the order that a verdict lists them in."""
 
@@ -50,12 +48,13 @@ class Scores:
         """The mean over seeds and data sets, by model."""
         return _mean_over_sets(self.by_set)
 
-    def text(self, of: Of) -> str:
-        """What `of` takes, with its value on each data set and its spread over seeds."""
+    def take(self, of: Of) -> tuple[float, str]:
+        """What `of` takes; and in words, with its value on each data set and its spread over seeds."""
         each = ", ".join(f"{name} {of(table):+.2f}" for name, table in self.by_set.items())
         by_seed = [of(_mean_over_sets(seed)) for seed in self.seeds]
         spread = f"; {len(by_seed)} seeds {min(by_seed):+.2f} to {max(by_seed):+.2f}" if len(by_seed) > 1 else ""
-        return f"{of(self.means):+.2f} dB ({each}{spread})"
+        value = of(self.means)
+        return value, f"{value:+.2f} dB ({each}{spread})"
 
 
 def _mean_over_sets(by_set: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -71,10 +70,6 @@ class Evidence:
         # Which of two equal records is taken must not depend on the order that they come in.
         for record in sorted(records, key=lambda record: (record.kind != "measured", record.id)):
             self.records.setdefault((record.quantity, record.subject), []).append(record)
-
-    def of(self, quantity: str) -> list[Record]:
-        """All records of a quantity."""
-        return [record for (kind, _), found in self.records.items() if kind == quantity for record in found]
 
     def value(self, quantity: str, subject: str) -> Record:
         """The record of a quantity that needs no conditions."""
@@ -111,13 +106,11 @@ class Evidence:
         tables: list[dict[str, dict[str, float]]] = [{} for _ in range(SEEDS)]
         used: list[Record] = []
         for dataset in DATASETS:
-            if not (row := self._row(subjects, dataset, reading)):
-                continue
-            first = {record.subject: record.value for record in row}
-            others = [self._of_seed(row, dataset, seed, reading) for seed in range(1, SEEDS)]
-            for table, other in zip(tables, [{}, *others], strict=True):
-                table[dataset] = {**first, **{name: record.value for name, record in other.items()}}
-            used += [*row, *(record for other in others for record in other.values())]
+            row = self._row(subjects, dataset, reading)
+            for seed, table in enumerate(tables if row else []):
+                trained = [self._of_seed(first, seed) for first in row]
+                table[dataset] = {first.subject: (hit or first).value for first, hit in zip(row, trained, strict=True)}
+                used += filter(None, trained)
         if not used:
             raise Absent(f"there is no data set on which PSNR was measured for all of: {', '.join(subjects)}")
         # The seeds of different networks are independent draws: a seed's table needs no pairing, but all data sets.
@@ -137,15 +130,13 @@ class Evidence:
                 return row
         return []
 
-    def _of_seed(self, row: list[Record], dataset: str, seed: int, reading: str | None) -> dict[str, Record]:
-        """The records of another seed, by the first seed's subject, as far as there are any."""
-        others = {}
-        for first in row:
-            name = replace(first, columns={**first.columns, "seed": seed}).subject
-            hits = (self.psnr(name, dataset, reading, kind) for kind in KINDS)
-            if known := next((hit for hit in hits if hit and hit.count == first.count), None):
-                others[first.subject] = known
-        return others
+    def _of_seed(self, first: Record, seed: int) -> Record | None:
+        """The record of the same network trained from this seed, if there is one over as many images."""
+        if not seed:
+            return first
+        name = replace(first, columns={**first.columns, "seed": seed}).subject
+        hits = (self.psnr(name, str(first.get("dataset")), first.get("reading"), kind) for kind in KINDS)
+        return next((hit for hit in hits if hit and hit.count == first.count), None)
 
 
 def size_of(subject: str) -> str:

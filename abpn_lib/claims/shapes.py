@@ -13,16 +13,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 from abpn_lib.claims.evidence import Absent, Evidence, clearly_above, milliseconds, size_of
 from abpn_lib.results import Record
-
-__all__ = [
-    "NOT_DIV2K", "THIS_MACHINE", "Both", "Compared", "Count", "Difference", "Found", "Judgement", "Own", "Place",
-    "Range", "Ratio", "Recipe", "Rule", "Slower", "Untestable", "Verdict",
-]
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "not testable here"]
 Compared = Literal["a value", "a difference", "an ordering", "a ratio", "arithmetic", "a description"]
@@ -41,15 +36,9 @@ class Judgement:
     why: str = ""
 
 
-class Found(NamedTuple):
-    """What a rule found: whether it holds, whether in part, in words, by which records, and what to bear in mind."""
-
-    good: bool
-    fair: bool
-    measured: str
-    records: tuple[Record, ...] = ()
-    why: str = ""
-    otherwise: Verdict = "not reproduced"
+def verdict_of(good: bool, fair: bool, otherwise: Verdict = "not reproduced") -> Verdict:
+    """The verdict of a rule that holds (`good`), holds in part (`fair`), or neither."""
+    return "reproduced" if good else "partly" if fair else otherwise
 
 
 class Rule:
@@ -57,14 +46,11 @@ class Rule:
 
     compared: Compared = "a value"
 
-    # A shape has these: its text, what it asks for as one of two halves, and what the records say (or `Absent`).
+    # A shape has these: its text, and what the records say (or `Absent`).
     def _words(self) -> str:
         raise NotImplementedError
 
-    def _half(self) -> str:
-        raise NotImplementedError
-
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         raise NotImplementedError
 
     @property
@@ -75,12 +61,10 @@ class Rule:
     def judge(self, evidence: Evidence) -> Judgement:
         """The verdict; "not testable here" where a record is missing."""
         try:
-            found = self._find(evidence)
+            return self._find(evidence)
         except Absent as absent:
             text = str(absent)
             return Judgement("not testable here", "", (), f"{text[0].upper()}{text[1:]}.")
-        verdict: Verdict = "reproduced" if found.good else "partly" if found.fair else found.otherwise
-        return Judgement(verdict, found.measured, found.records, found.why)
 
 
 class Range(NamedTuple):
@@ -123,13 +107,13 @@ class _InRange(Rule):
         """The number, in words, and its records."""
         raise NotImplementedError
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         try:
             number, measured, records = self._number(evidence)
         except Absent as absent:
             raise Absent(self.absent or str(absent)) from None
         fair = self.fair is not None and self.fair.holds(number)
-        return Found(self.good.holds(number), fair, measured, records, self.why)
+        return Judgement(verdict_of(self.good.holds(number), fair), measured, records, self.why)
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,7 @@ class Difference(_InRange):
 
     def _number(self, evidence: Evidence) -> tuple[float, str, tuple[Record, ...]]:
         scores = evidence.scores(*dict.fromkeys((*self.above, *self.below)))
-        return self._of(scores.means), scores.text(self._of), scores.records
+        return *scores.take(self._of), scores.records
 
 
 @dataclass(frozen=True)
@@ -183,13 +167,14 @@ class Slower(Rule):
         good = "it is slower; partly: their intervals overlap" if len(self.slower) == 1 else "all are; partly: one is"
         return f"{self.what} Reproduced: {good}."
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         times = evidence.times(*self.slower, self.faster)
         fast = times[self.faster]
         above = [clearly_above(times[name], fast) for name in self.slower]
         overlap = len(above) == 1 and not clearly_above(fast, times[self.slower[0]])
         records = tuple(times.values())
-        return Found(all(above), any(above) or overlap, milliseconds(records), records, THIS_MACHINE)
+        verdict = verdict_of(all(above), any(above) or overlap)
+        return Judgement(verdict, milliseconds(records), records, THIS_MACHINE)
 
 
 @dataclass(frozen=True)
@@ -225,7 +210,7 @@ class Place(Rule):
             f"partly: at least {self.enough:.0%} of them."
         )
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         if self.image:
             records = {name: evidence.image(self.quantity, name, self.image) for name in self.paper}
         else:
@@ -235,16 +220,16 @@ class Place(Rule):
             name for name, other in others.items()
             if clearly_above(*((own, other) if self.paper[self.subject] > self.paper[name] else (other, own)))
         ]
-        good, used = len(agree) == len(others), tuple(records.values())
         if self.image:
             measured = ", ".join(f"{name} {record.value:.4g}" for name, record in records.items())
             why = "The paper does not say where the crop lies: the whole image's order is compared, not the values."
-            return Found(good, bool(agree), measured, used, why)
-        against = ", ".join(name for name in others if name not in agree)
-        measured = f"{own.value:.3g} ms; {len(agree)} of {len(others)} pairs as in the paper"
-        measured += f", not those with {against}" if against else ""
-        why = "The time belongs to the paper's NPU, so the order is compared, not the milliseconds."
-        return Found(good, len(agree) >= self.enough * len(others), measured, used, why)
+        else:
+            measured = f"{own.value:.3g} ms; {len(agree)} of {len(others)} pairs as in the paper"
+            if against := ", ".join(name for name in others if name not in agree):
+                measured += f", not those with {against}"
+            why = "The time belongs to the paper's NPU, so the order is compared, not the milliseconds."
+        fair = bool(agree) if self.image else len(agree) >= self.enough * len(others)
+        return Judgement(verdict_of(len(agree) == len(others), fair), measured, tuple(records.values()), why)
 
 
 @dataclass(frozen=True)
@@ -262,10 +247,11 @@ class Count(Rule):
     def _half(self) -> str:
         return f"the trainable parameters of {self.network} round to {self.thousands} K"
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         record = evidence.value("parameters", self.network)
         same = round(record.value / 1000, 2) == self.thousands
-        return Found(same, False, self.shown.format(record.value), (record,), "" if same else self.why)
+        why = "" if same else self.why
+        return Judgement(verdict_of(same, False), self.shown.format(record.value), (record,), why)
 
 
 @dataclass(frozen=True)
@@ -286,7 +272,7 @@ class Recipe(Rule):
             "it; otherwise not testable here, since a description is not refuted by other training."
         )
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         description = "It describes what the authors did, which no measurement of ours can refute."
         try:
             record = evidence.value("training-steps", self.model)
@@ -303,15 +289,15 @@ class Recipe(Rule):
             why = "The shipped model was trained by this recipe."
         elif not fair:
             why = f"{description} Ours departs in: {', '.join(departs)}."
-        return Found(good, fair, measured, (record,), why, "not testable here")
+        return Judgement(verdict_of(good, fair, "not testable here"), measured, (record,), why)
 
 
 @dataclass(frozen=True)
 class Both(Rule):
     """Two halves, of which the second is untested where it has no record."""
 
-    first: Rule
-    second: Rule
+    first: _InRange | Count
+    second: _InRange | Count
     joint: str = "; "
     compared: Compared = "a ratio"
 
@@ -319,15 +305,17 @@ class Both(Rule):
         halves = f"Two halves: {self.first._half()}; {self.second._half()}"
         return f"{halves}. Reproduced: both; partly: one, or one with the other untested."
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         first = self.first._find(evidence)
+        good = first.verdict == "reproduced"
         try:
             second = self.second._find(evidence)
         except Absent as absent:
-            return first._replace(good=False, fair=first.good, why=f"Untested: {absent}. {first.why}".strip())
+            why = f"Untested: {absent}. {first.why}".strip()
+            return replace(first, verdict=verdict_of(False, good), why=why)
+        also = second.verdict == "reproduced"
         measured, records = f"{first.measured}{self.joint}{second.measured}", first.records + second.records
-        good, fair = first.good and second.good, first.good or second.good
-        return Found(good, fair, measured, records, first.why or second.why)
+        return Judgement(verdict_of(good and also, good or also), measured, records, first.why or second.why)
 
 
 @dataclass(frozen=True)
@@ -335,13 +323,13 @@ class Own(Rule):
     """A rule with code of its own."""
 
     words: str
-    code: Callable[[Evidence], Found]
+    code: Callable[[Evidence], Judgement]
     compared: Compared
 
     def _words(self) -> str:
         return self.words
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         return self.code(evidence)
 
 
@@ -354,5 +342,5 @@ class Untestable(Rule):
     def _words(self) -> str:
         return "None: nothing measured here could confirm or refute it."
 
-    def _find(self, evidence: Evidence) -> Found:
+    def _find(self, evidence: Evidence) -> Judgement:
         raise Absent(self.why.rstrip("."))

@@ -15,10 +15,8 @@ from abpn_lib.int8.export import export_float, export_int8
 from abpn_lib.train import loop, runs
 from abpn_lib.train.recipe import recipe
 
-__all__ = ["FORMS", "make_models"]
-
 FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
-"""What can be made of a run."""
+"""What can be made of a run; "int8-ptq-tensor" has one scale for each kernel, not for each output channel."""
 
 
 def make_models(
@@ -27,33 +25,20 @@ def make_models(
     gptq: bool = False, qat_recipe: str | None = None, qat_fields: Mapping[str, Any] | None = None,
     validate_on: str = "embedded", **options: Any,
 ) -> list[Path]:
-    """Write models of a finished run: ``NAME-FORM.tflite``, and ``NAME.npz`` beside the float one.
+    """Write models of a finished run: ``NAME-FORM.tflite``, and ``NAME.npz`` beside the float one; return the paths.
 
-    Parameters
-    ----------
-    context
-        Of the command that makes them, for their provenance.
-    name
-        What the files' names begin with; the network's name if None.
-    network
-        A network that takes the run's weights: "nearest" those of "abpn", as one function.
-    calibrate, images
-        The data set whose LR images give the activation ranges, and how many of them, evenly spaced.
-    forms
-        Of `FORMS`, what to write; float32 and PTQ if None, and QAT if there is a recipe for it. "int8-ptq-tensor" has
-        one scale for each kernel.
-    equalize, gptq
-        Cross-layer equalisation before all else, QAT included; GPTQ for "int8-ptq".
-    qat_recipe, qat_fields, validate_on, options
-        "int8-qat" is trained in a folder of the recipe's name in `run_folder`, where it goes on if it was stopped: the
-        recipe, fields of it to replace, what is scored at checkpoints ("": nothing), and what `train_qat` takes.
+    `context` is that of the command, for their provenance; files' names begin with `name`, or else the network's.
+    `network` may be another one that takes the run's weights: "nearest" those of "abpn", as one function. `forms` are
+    of `FORMS` (float32 and PTQ if None, and QAT if there is a recipe for it). The activation ranges come from so many
+    `images` of the data set `calibrate`, evenly spaced, as LR. `equalize` stands for cross-layer equalisation before
+    all else, QAT included, `gptq` for GPTQ in "int8-ptq".
 
-    Raises
-    ------
-    InputError, DataError
-        If the run, a name, the recipe or a data set is not there; before anything is written.
-    ModelError
-        If the network is not of the kind that a step needs.
+    "int8-qat" is trained by `qat_recipe`, with `qat_fields` replaced, in a folder of its name in `run_folder`, where it
+    goes on if it was stopped; the images of `validate_on` are scored at checkpoints ("": none), and `options` are what
+    `train_qat` takes.
+
+    Raises `InputError` or `DataError` if the run, a name, the recipe or a data set is not there, before anything is
+    written; `ModelError` if the network is not of the kind that a step needs.
     """
     run = runs.read_run(run_folder)
     scale, network = run.recipe.scale, recipe("table2", network=network or run.recipe.network).network

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from abpn_lib import networks
 from abpn_lib.files import ModelError
 
-__all__ = ["Ranges", "calibrate", "equalize", "gptq", "ranged_layers"]
-
 Ranges = Mapping[str, tuple[float, float]]
 """Layer name -> the least and greatest value of its output, for values in [0, 1]."""
 

@@ -18,8 +18,6 @@ from abpn_lib.int8 import ptq
 from abpn_lib.train import loop
 from abpn_lib.train.recipe import Recipe
 
-__all__ = ["fake_quantize", "train_qat"]
-
 _quantizers = tfmot.quantization.keras.quantizers
 
 
@@ -106,25 +104,15 @@ def fake_quantize(
         config = _Config(output_quantizer(layer.name), per_channel=per_channel)
         return tfmot.quantization.keras.QuantizeWrapperV2(copy, config, name_prefix="quant_")
 
+    def quantized(x: tf.Tensor) -> tf.Tensor:
+        return tf.quantization.fake_quant_with_min_max_args(x, 0.0, top)
+
     lr = keras.Input(model.input_shape[1:], name="lr")
     # Replayed layer by layer: clone_model never returns when it is given an input tensor of its own.
-    tensors = {id(model.input): _InputQuantizer(top, name="quantize_input")(lr)}
+    tensors = {id(model.input): keras.layers.Lambda(quantized, name="quantize_input")(lr)}
     for layer in model.layers[1:]:
         tensors[id(layer.output)] = wrap(layer)(tf.nest.map_structure(lambda tensor: tensors[id(tensor)], layer.input))
     return keras.Model(lr, tensors[id(model.output)], name=model.name)
-
-
-@keras.utils.register_keras_serializable("abpn")
-class _InputQuantizer(keras.layers.Layer):
-    def __init__(self, top: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.top = top
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.quantization.fake_quant_with_min_max_args(x, 0.0, self.top)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "top": self.top}
 
 
 def train_qat(

@@ -14,13 +14,10 @@ from typing import Any
 from abpn_lib.files import ModelError, sha256
 from abpn_lib.values import Value
 
-__all__ = ["DEFAULT", "Model", "catalogue", "curve", "find", "weights"]
-
 DEFAULT = "abpn-long-int8-ptq"
 """The model that `abpn upscale` takes when none is named."""
 
 _FOLDER = Path(__file__).parent
-
 
 
 @dataclass(frozen=True)

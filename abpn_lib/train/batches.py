@@ -14,8 +14,6 @@ from abpn_lib.degradation import bicubic_down, bicubic_resize, crop_to_multiple
 from abpn_lib.files import InputError
 from abpn_lib.train.recipe import Recipe
 
-__all__ = ["Patches", "batch_at", "batches", "with_rescaled_copies"]
-
 
 class Patches:
     """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut.

@@ -29,11 +29,6 @@ from abpn_lib.train.recipe import Recipe
 from abpn_lib.train.runs import load_npz, load_weights, read_run, reading, save_npz, save_weights, write_provenance
 from abpn_lib.train.soap import Soap
 
-__all__ = [
-    "Validation", "build_after", "build_start", "pixel_psnr", "run", "threads", "train", "use_threads",
-    "validation_pairs",
-]
-
 Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """(LR, HR) uint8 image pairs that are scored at each checkpoint."""
 
@@ -200,9 +195,7 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     else:
         values = [recipe.lr / 2**i for i in range(len(recipe.halve_at) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(list(recipe.halve_at), values)
-    ema: dict[str, Any] = {"use_ema": recipe.ema_decay > 0, "ema_overwrite_frequency": None}
-    if recipe.ema_decay:
-        ema["ema_momentum"] = recipe.ema_decay
+    ema: dict[str, Any] = {"use_ema": True, "ema_momentum": recipe.ema_decay} if recipe.ema_decay else {}
     if recipe.optimizer == "soap":
         first, bias = recipe.first_layer_lr_factor, recipe.bias_lr_factor
         return Soap(rate, bias_lr_factor=bias, first_layer_lr_factor=first, **ema)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import importlib.resources
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources.abc import Traversable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from abpn_lib.files import InputError
 
-__all__ = ["Recipe", "from_fields", "names", "options", "recipe"]
+_FOLDER = importlib.resources.files("abpn_lib") / "recipes"
 
 
-def _of(text: str, default: Any) -> Any:
-    """A field with the text that explains it, on the command line too."""
-    return field(default=default, metadata={"help": text})
+def _of(text: str, default: Any, least: float = 0, most: float = math.inf) -> Any:
+    """A field with the text that explains it, on the command line too, and the range of a number that is possible."""
+    return field(default=default, metadata={"help": text, "range": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,23 @@ class Recipe:
     """One training run. Values are in [0, 1] throughout; `networks.rescale` moves a trained network to [0, 255]."""
 
     network: str = _of("the network", "abpn")
-    steps: int = _of("training steps", 6_000)
-    lr: float = _of("greatest learning rate", 1e-3)
+    steps: int = _of("training steps", 6_000, 1, 10**9)
+    lr: float = _of("greatest learning rate", 1e-3, 1e-12, 1)
     schedule: Literal["cosine", "halving"] = _of("how the learning rate falls", "halving")
     halve_at: tuple[int, ...] = _of("steps at which `halving` halves it", ())
     warmup: int = _of("steps over which a cosine schedule first rises", 0)
-    patch: int = _of("LR pixels a side of a patch", 64)
-    batch: int = _of("patches in a batch", 16)
+    patch: int = _of("LR pixels a side of a patch", 64, 1, 4096)
+    batch: int = _of("patches in a batch", 16, 1, 4096)
     init: Literal["he", "glorot", "identity", "run"] = _of("initial weights; run: those of --after", "he")
     revive: bool = _of("give the dead channels of the run gone on from new weights", False)
     noise: float = _of("standard deviation of what `identity` adds to its weights, of He's", 0.1)
-    ema_decay: float = _of("decay of the exponential moving average of the weights that is kept; 0 keeps the last", 0.0)
+    ema_decay: float = _of("decay of the moving average of the weights that is kept; 0 keeps the last", 0.0, 0, 1)
     data: str = _of("the data set", "div2k-train")
-    scale: int = _of("how many times to enlarge", 3)
+    scale: int = _of("how many times to enlarge", 3, 1, 8)
     seed: int = _of("of weights and batches", 0)
     optimizer: Literal["adam", "soap"] = _of("what moves the weights", "adam")
     loss: Literal["l1", "l2"] = _of("mean absolute or mean squared error", "l1")
-    pairs: int = _of("conv-ReLU pairs", 5)
+    pairs: int = _of("conv-ReLU pairs", 5, 0, 100)
     bias_lr_factor: float = _of("part of the learning rate that SOAP moves biases with", 1.0)
     first_layer_lr_factor: float = _of("part of the learning rate that SOAP moves the first kernel with", 1.0)
     rescaled_copies: tuple[int, ...] = _of("sizes, in percent, at which every image is shown once more", ())
@@ -55,7 +54,7 @@ class Recipe:
 
 def names() -> list[str]:
     """The names of all recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
@@ -66,7 +65,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """
     if name not in names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
-    base = from_fields(_read(_folder() / f"{name}.yaml"), f"recipe {name}")
+    base = from_fields(_read(name), f"recipe {name}")
     changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
     if changed.steps != base.steps:
         halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
@@ -99,16 +98,12 @@ def options() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _folder() -> Traversable:
-    return importlib.resources.files("abpn_lib") / "recipes"
-
-
-def _read(file: Traversable) -> dict[str, Any]:
+def _read(name: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     parent = content.pop("base", None)
-    return {**(_read(_folder() / f"{parent}.yaml") if parent else {}), **content}
+    return {**(_read(parent) if parent else {}), **content}
 
 
 def _choices(kind: Any) -> list[str]:
@@ -123,18 +118,13 @@ def _fits(value: Any, wanted: Any) -> bool:
     return type(value) is wanted or (wanted is float and type(value) is int)
 
 
-_POSSIBLE = {"steps": (1, 10**9), "patch": (1, 4096), "batch": (1, 4096), "scale": (1, 8), "pairs": (0, 100)}
-
-
 def _demand_possible(made: Recipe) -> None:
     from abpn_lib import networks
 
     if made.network not in networks.NETWORKS:
         raise InputError(f"no network is called {made.network!r}; there are {', '.join(networks.NETWORKS)}")
-    for name, (least, most) in _POSSIBLE.items():
-        if not least <= getattr(made, name) <= most:
-            raise InputError(f"{name} is {str(getattr(made, name))[:20]}: {least} to {most} is possible")
-    if made.seed < 0 or not 0 < made.lr <= 1:
-        raise InputError(f"seed {made.seed}, lr {made.lr}: a seed of at least 0, and 0 < lr <= 1, are needed")
-    if not all(math.isfinite(value) for value in asdict(made).values() if isinstance(value, float)):
-        raise InputError("a number of the recipe is not finite")
+    for entry in fields(made):
+        value, (least, most) = getattr(made, entry.name), entry.metadata["range"]
+        if isinstance(value, (int, float)) and not (least <= value <= most and math.isfinite(value)):
+            wanted = f"{least:,} to {most:,}" if most < math.inf else f"a finite number of at least {least:,}"
+            raise InputError(f"{entry.name} is {str(value)[:20]}: {wanted} is possible")

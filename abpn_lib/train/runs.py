@@ -1,4 +1,4 @@
-"""A run's folder: its weights, its provenance, the mean of several, and what its log says as records."""
+"""A run's folder: its weights, its log, its provenance, and the mean of several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,9 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
-from abpn_lib import datasets, networks, results
+from abpn_lib import datasets, results
 from abpn_lib.files import DataError, InputError, sha256, write_atomically
 from abpn_lib.train.recipe import Recipe, from_fields
-
-__all__ = [
-    "Run", "average", "dead_channels", "load_npz", "load_weights", "read_log", "read_run", "reading", "records_of_run",
-    "save_npz", "save_weights", "write_provenance",
-]
 
 _CONTEXT = tuple(field.name for field in fields(results.Context))
 
@@ -34,11 +29,6 @@ class Run:
 
     recipe: Recipe
     provenance: dict[str, Any]
-
-    @property
-    def context(self) -> results.Context:
-        """Where and by which command it was trained."""
-        return results.Context(**{key: self.provenance[key] for key in _CONTEXT})
 
 
 @contextlib.contextmanager
@@ -156,31 +146,3 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
 def _weights(folder: Path) -> dict[str, NDArray]:
     with reading(f"{folder / 'weights.npz'} does not hold weights"):
         return load_npz(folder / "weights.npz")
-
-
-def records_of_run(folder: Path) -> list[results.Record]:
-    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name."""
-    run = read_run(folder)
-    made = run.provenance["recipe"]
-    recipe: dict[str, Any] = {key: str(made[key]) for key in ("optimizer", "init", "lr")}
-    recipe |= {"architecture": made["network"], "recipe_seed": run.provenance["seed"]}
-    return [
-        run.context.record("validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]))
-        for row in run.provenance["log"] if "val_psnr" in row
-    ]
-
-
-def dead_channels(folder: Path, lr_images: Iterable[NDArray[np.uint8]]) -> list[results.Record]:
-    """How many hidden channels of a finished run's network are silent on all LR (H, W, 3) uint8 images: one record.
-
-    None for networks where a channel's silence cannot be told from its convolution's output, and for QAT.
-    """
-    run = read_run(folder)
-    quantised = any("quant" in name for name in _weights(folder))
-    model = networks.build(run.recipe.network, run.recipe.scale, pairs=run.recipe.pairs)
-    if quantised or not networks.is_chain(model):
-        return []
-    load_weights(model, folder / "weights.npz")
-    silent = [int((values <= 0).sum()) for values in networks.channel_maxima(model, lr_images)]
-    by_layer: dict[str, Any] = {"layers": " ".join(map(str, silent)), "step": run.recipe.steps}
-    return [run.context.record("dead-channels", folder.name, sum(silent), "", by_layer)]

@@ -13,14 +13,14 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["Soap"]
+_MOMENTUM, _EVERY = 0.9, 10
 
 
 class Soap(keras.optimizers.Optimizer):
     """SOAP for every variable of rank 4 (a kernel, as the matrix (k·k·C_in, C_out)); Adam for the others.
 
-    `momentum`, `second` and `covariance` are the decay of the gradient's average, of its square in the eigenbasis, and
-    of the two covariances; the eigenbasis is updated every `every` steps. The other variables' learning rate is
+    `second` and `covariance` are the decay of the gradient's square in the eigenbasis, and of the two covariances; that
+    of its average is 0.9, and the eigenbasis is updated every 10 steps. The other variables' learning rate is
     multiplied with `bias_lr_factor`: biases as fast as kernels push channels below their ReLU for good. That of the
     first variable, the kernel that reads the image, is multiplied with `first_layer_lr_factor`: pixels are never
     negative, so that its channels die as soon as a kernel's sum falls below zero. `options` are those of
@@ -28,13 +28,12 @@ class Soap(keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate: Any = 3e-3, *, momentum: float = 0.9, second: float = 0.95, covariance: float = 0.95,
-        every: int = 10, bias_lr_factor: float = 1.0, first_layer_lr_factor: float = 1.0, name: str = "Soap",
-        **options: Any,
+        self, learning_rate: Any, *, second: float = 0.95, covariance: float = 0.95, bias_lr_factor: float = 1.0,
+        first_layer_lr_factor: float = 1.0, **options: Any,
     ) -> None:
-        super().__init__(name=name, **{"jit_compile": False, **options})
+        super().__init__(name="Soap", jit_compile=False, **options)
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self.momentum, self.second, self.covariance, self.every = momentum, second, covariance, every
+        self.second, self.covariance = second, covariance
         self.bias_lr_factor, self.first_layer_lr_factor = bias_lr_factor, first_layer_lr_factor
 
     def build(self, var_list: list[tf.Variable]) -> None:
@@ -69,10 +68,10 @@ class Soap(keras.optimizers.Optimizer):
     def _adam(
         self, slots: dict[str, tf.Variable], gradient: tf.Tensor, square: tf.Tensor, step: tf.Tensor, rotate: Any
     ) -> tf.Tensor:
-        average = slots["average"].assign(self.momentum * slots["average"] + (1 - self.momentum) * gradient)
+        average = slots["average"].assign(_MOMENTUM * slots["average"] + (1 - _MOMENTUM) * gradient)
         second = slots["square"].assign(self.second * slots["square"] + (1 - self.second) * square)
         corrected = second / (1 - self.second**step)
-        return rotate(average) / (1 - self.momentum**step) / (tf.sqrt(corrected) + 1e-8)
+        return rotate(average) / (1 - _MOMENTUM**step) / (tf.sqrt(corrected) + 1e-8)
 
     def _preconditioned(self, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: tf.Tensor) -> tf.Tensor:
         shape, keep = gradient.shape, self.covariance
@@ -88,16 +87,10 @@ class Soap(keras.optimizers.Optimizer):
         change = tf.matmul(left @ _as_matrix(rotated), right, transpose_b=True)
         # The step uses the old basis throughout; a new one serves from the next step on.
         with tf.control_dependencies([change]):
-            due = tf.equal((self.iterations + 1) % self.every, 0)
+            due = tf.equal((self.iterations + 1) % _EVERY, 0)
             case = tf.where(tf.equal(self.iterations, 0), 2, tf.cast(due, tf.int32))
             tf.switch_case(case, [tf.no_op, partial(_turn, slots), partial(_find, slots)])
         return tf.reshape(change, shape)
-
-    def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the same optimiser from."""
-        names = ("momentum", "second", "covariance", "every", "bias_lr_factor", "first_layer_lr_factor")
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate), **own}
 
 
 def _find(slots: dict[str, tf.Variable]) -> tf.Operation:

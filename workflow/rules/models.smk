@@ -166,4 +166,4 @@ rule curves:
     params:
         runs=[f"runs/{run}" for run in (*config["groups"]["ablations"]["runs"], *config["chain"], "abpn", "abpn-long")]
         + [f"runs/abpn/{recipe}" for recipe in ("qat-table2", *config["qat_ways"])],
-    shell: "{ABPN} curves {params.runs} --out {output}"
+    shell: "{PYTHON} -m tools.curves {params.runs} --out {output}"
