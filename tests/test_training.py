@@ -354,7 +354,7 @@ def test_a_start_that_does_not_fit_is_refused(first: Path, tmp_path: Path, cat: 
 
 
 def test_an_abpn_is_widened_where_the_recipe_has_32_channels(first: Path, cat: np.ndarray) -> None:
-    wide = replace(recipe("long-5-32-channels"), revive=False)
+    wide = replace(recipe("long-6-32-channels"), revive=False)
     lr = bicubic_down(cat, 3)[None].astype(np.float32) / 255
     one, other = (loop.build_after(first, made, [])(lr) for made in (wide, replace(wide, network="abpn")))
     np.testing.assert_allclose(one, other, atol=1e-5)
