@@ -217,20 +217,31 @@ def _add_export(commands: Any) -> None:
     add("--size", default=None, help="LR width x height (default: any size)")
     add("--batch", type=_positive(1024), default=1, help="images at once; needs --size")
     add("--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128")
+    add("--device", default=None, metavar="ethos-NAME[:KIB]",
+        help="the graph that suits this NPU, such as ethos-u65-512: one size (640x360), int8 images")
+    add("--compile", action="store_true", help="compiled for it by Arm's Vela, as it goes to a board")
 
 
 def _export(options: argparse.Namespace) -> None:
     from abpn_lib import measure
     from abpn_lib.files import write_atomically
     from abpn_lib.tflite import graph
+    from abpn_lib.timing import npu
     from abpn_lib.timing.latency import sides
 
     if options.batch > 1 and not options.size:
         raise InputError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
-    content = measure.model_path(options.model).read_bytes()
-    if options.io == "int8":
+    if (options.compile and not options.device) or (options.device and options.batch > 1):
+        raise InputError("--compile is for an NPU: name it by --device, such as ethos-u65-512, and leave --batch out")
+    path = measure.model_path(options.model)
+    content = path.read_bytes()
+    if options.device:
+        device, content = npu.named(options.device), npu.graph_for(path, options.size or "640x360")
+        if options.compile:
+            content = npu.compiled(content, device)
+    elif options.io == "int8":
         content = graph.with_int8_interface(content)
-    if options.size:
+    if options.size and not options.device:
         width, height = sides(options.size)
         content = graph.fix_size(content, height, width, batch=options.batch)
     operators = dict.fromkeys(graph.operator_names(content))
@@ -362,10 +373,13 @@ def _command_for(model: str, line: str) -> str:
 
 
 def _add_latency(commands: Any) -> None:
-    add = _command(commands, "latency", _latency, "time models, or Table 1's meta-nodes, on this machine or on a phone",
+    add = _command(commands, "latency", _latency,
+                   "time models, or Table 1's meta-nodes, on this machine or a phone, or estimate their time on an NPU",
                    "abpn latency abpn-long-int8-ptq abpn-long-fp32 --threads 2")
     add("models", nargs="*", metavar="NAME|PATH", help="models (default: all shipped ones; on a phone Table 3's)")
     add("--nodes", action="store_true", help="time Table 1's twelve meta-nodes instead")
+    add("--pairs", type=int, choices=range(17), action="append", default=[], metavar="N",
+        help="on an NPU: an INT8 ABPN with so many conv-ReLU pairs in place of 5; again for more")
     add("--size", default=None, help="LR width x height (640x360); with --nodes the HR one (1920x1080)")
     add("--channels", type=_positive(1024), default=3, help="of the meta-nodes' tensors")
     add("--rounds", type=_positive(100_000), default=None, help="interleaved rounds (15; on a phone 50 runs)")
@@ -373,8 +387,9 @@ def _add_latency(commands: Any) -> None:
     add("--threads", type=_threads, default=None,
         help="threads of the interpreter (1; on a phone each of 1, 2, 4 and 8 that it has cores for)")
     add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
-    add("--device", default=None, metavar="android[:SERIAL]",
-        help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once")
+    add("--device", default=None, metavar="android[:SERIAL]|ethos-NAME[:KIB]",
+        help="time on this phone instead, through adb: its CPU, its GPU and NNAPI; each result is written at once. Or "
+             "have Arm's compiler estimate the time on an Ethos-U NPU, such as ethos-u65-512, with so much SRAM")
     add("--benchmark-model", type=Path, default=None, metavar="PATH",
         help="TensorFlow's benchmark_model for the phone's processor")
 
@@ -386,10 +401,13 @@ def _latency(options: argparse.Namespace) -> None:
     latency.sides(size)
     if options.device is None and options.benchmark_model:
         raise InputError("--benchmark-model is for a phone: name it with --device android")
-    if options.nodes:
+    on_npu = (options.device or "").startswith("ethos")
+    if options.pairs and not on_npu:
+        raise InputError("--pairs is for an NPU: name it with --device, such as ethos-u65-512")
+    if options.nodes or options.pairs:
         _prepare_tensorflow(1)
     if options.device is not None:
-        _latency_android(options, size)
+        (_latency_npu if on_npu else _latency_android)(options, size)
         return
     context, threads, rounds = _context(options), options.threads or 1, options.rounds or 15
     common: dict[str, Any] = {"size": size, "threads": threads, "kernels": options.kernels, "rounds": rounds}
@@ -405,6 +423,31 @@ def _files(given: Sequence[str]) -> dict[str, Path]:
     from abpn_lib import measure
 
     return {name: measure.model_path(model) for name, model in _named(given).items()}
+
+
+def _latency_npu(options: argparse.Namespace, size: str) -> None:
+    import tempfile
+
+    from abpn_lib.timing import latency, npu
+
+    if options.threads or options.rounds:
+        raise InputError("--threads and --rounds are for what is measured: an NPU's time is estimated")
+    device, context, (width, height) = npu.named(options.device), _context(options), latency.sides(size)
+    if options.nodes:
+        found = npu.estimate_nodes([device], context, size=size, channels=options.channels)
+    else:
+        usual = [] if options.pairs else [model.name for model in models.catalogue() if "int8" in model.kind]
+        files = _files(options.models or usual)
+        with tempfile.TemporaryDirectory() as scratch:
+            if options.pairs:
+                from abpn_lib.int8 import export_for_latency as export
+
+                size_of: dict[str, Any] = {"height": height, "width": width, "dtype": "int8"}
+                files |= {f"abpn-int8-pairs{pairs}": export(Path(scratch), "abpn", pairs=pairs, **size_of)
+                          for pairs in options.pairs}
+            found = npu.estimate_models(files, [device], context, size=size)
+    about = ", ".join(f"{key} {value}" for key, value in device.columns.items())
+    write_and_print(found, options, f"{size}, estimated and not measured: {about}", *npu.lines(found))
 
 
 def _latency_android(options: argparse.Namespace, size: str) -> None:

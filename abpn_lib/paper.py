@@ -24,6 +24,9 @@ _CONTENT: Mapping[str, Any] = yaml.load(_FILE.read_text("utf-8"), getattr(yaml, 
 SECTIONS: Mapping[str, str] = _CONTENT["sections"]
 """Tables, figures and sections that make a claim, in the ledger's order, with a title for each."""
 
+NPUS: Mapping[str, Any] = _CONTENT["npus"]
+"""Which claims are judged on which NPUs: see `abpn_lib.claims.shapes.Npus`."""
+
 # The rows of Tables 1 to 4 and Figure 3's methods: id -> name, in the paper's order.
 META_NODES, TABLE2, COMPARED, CHALLENGE, FIGURE3 = (
     {id: name for id, (name, *_) in _CONTENT["tables"][table]["rows"].items()}

@@ -3,7 +3,8 @@
 A record has **columns** that say of what and under which conditions it was measured: network, form ("fp32",
 "int8-ptq", ...), seed, dataset, protocol, size, threads, kernels, ... Pages ask for a tidy `frame` of them.
 Those of long runs are shipped in ``abpn_lib/records`` (kind *recorded*); those of the run at hand are made by
-`Context.record` (kind *measured*). A quoted value is never a record: it stands in `abpn_lib.paper`.
+`Context.record` (kind *measured*). One with a column "compiler" is that compiler's word, wherever it comes from (kind
+*estimated*). A quoted value is never a record: it stands in `abpn_lib.paper`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from abpn_lib.values import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["measured", "recorded"]
+Kind = Literal["measured", "recorded", "estimated"]
 Column = str | int
 
 ANY = object()
@@ -65,10 +66,11 @@ class Context:
     ) -> Record:
         """A freshly measured value of `subject`, a model's name such as "abpn-seed1-int8-ptq" (see `columns_of`).
 
-        `where` and `columns` are its further columns.
+        `where` and `columns` are its further columns; with a "compiler" among them it is that one's estimate.
         """
         every = {**columns_of(subject), **(where or {}), **columns}
-        return Record(quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, "measured")
+        kind = _kind(every, "measured")
+        return Record(quantity, float(value), unit, every, self, count, spread, spread_is, model_sha256, kind)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Record:
 # Shown after the point, where it is not two.
 _DIGITS = {
     "anchor-difference": 0, "crop-matches": 0, "dead-channels": 0, "guest-instructions": 0, "latency": 1,
-    "layer-parameters": 0, "parameters": 0, "ssim": 4, "training-steps": 0,
+    "layer-parameters": 0, "npu-refused": 0, "parameters": 0, "ssim": 4, "training-steps": 0,
 }
 _NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:fp32|int8)[^/#]*))?"
                    r"(?:#(?P<operator>[^/]*))?(?:/(?P<over>.*))?")
@@ -247,7 +249,12 @@ def _record(row: Mapping[str, Any], contexts: list[Context], kind: Kind) -> Reco
     value = own["value"]
     if not _is_number(value) or (own["quantity"] == "latency" and value < 1e-6):
         raise ValueError(f"its {own['quantity']} {str(value)[:40]} cannot have been measured")
-    return Record(**{**own, "value": float(value), "context": contexts[own["context"]]}, columns=columns, kind=kind)
+    own |= {"value": float(value), "context": contexts[own["context"]]}
+    return Record(**own, columns=columns, kind=_kind(columns, kind))
+
+
+def _kind(columns: Mapping[str, Column], kind: Kind) -> Kind:
+    return "estimated" if "compiler" in columns else kind
 
 
 def _is_number(value: object) -> bool:

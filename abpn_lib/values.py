@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["measured", "recorded", "quoted"]
-"""Measured by the run at hand, recorded by a full run and shipped, or quoted from the paper."""
+Kind = Literal["measured", "recorded", "estimated", "quoted"]
+"""Measured by this run, recorded by a full run and shipped, estimated by a compiler, or quoted from the paper."""
 
 MARKS: Mapping[Kind, tuple[str, str, str]] = {
     "quoted": ("“", "”", "quoted from the paper"), "recorded": ("● ", "", "recorded full run"),
-    "measured": ("■ ", "", "measured in this run"),
+    "measured": ("■ ", "", "measured in this run"), "estimated": ("◇ ", "", "estimated by a compiler"),
 }
 """What stands before and after a number of each kind, wherever it is shown, and what that means."""
 
@@ -24,8 +24,8 @@ class Value:
 
     `interval` is (low, high) in the same unit. Values subtract, and are scaled by plain numbers; what comes out
     carries unit, kind and sources. A measured and a recorded one give a recorded one. With a missing value (NaN, as
-    pandas writes it) everything is missing. A quoted value and one of ours stand side by side, and are never subtracted
-    or divided (a TypeError); the units of a difference must agree (a ValueError).
+    pandas writes it) everything is missing. Other kinds stand side by side, and are never subtracted or divided (a
+    TypeError); the units of a difference must agree (a ValueError).
     """
 
     number: float
@@ -99,8 +99,9 @@ class Value:
     def _kind_with(self, other: Value) -> Kind:
         if not isinstance(other, Value):
             raise TypeError(f"a value and the bare number {other!r} are not of one kind")
-        if (self.kind == "quoted") != (other.kind == "quoted"):
-            raise TypeError("a quoted value and one of ours stand side by side: they are never subtracted or divided")
+        if self.kind != other.kind and {self.kind, other.kind} != {"measured", "recorded"}:
+            kinds = f"{self.kind} and {other.kind} values"
+            raise TypeError(f"{kinds} stand side by side: they are never subtracted or divided, nor averaged")
         return self.kind if self.kind == other.kind else "recorded"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from pathlib import Path
 
 import pandas as pd
@@ -31,13 +32,14 @@ def texts(tags: list[Tag]) -> list[str]:
     return [tag.get_text() for tag in tags]
 
 
-def test_the_three_kinds_never_look_alike(measured: results.Record) -> None:
-    recorded = dataclasses.replace(measured, kind="recorded")
-    cells = [measured.shown, recorded.shown, paper.value("T2.abpn.int8")]
-    assert len({str(cell).strip("“”■● ")[:2] for cell in cells}) == 1, "all three show about 30 dB"
-    assert [str(cell)[0] for cell in cells] == ["■", "●", "“"]
+def test_the_four_kinds_never_look_alike(measured: results.Record) -> None:
+    recorded, estimated = (dataclasses.replace(measured, kind=kind) for kind in ("recorded", "estimated"))
+    cells = [measured.shown, recorded.shown, paper.value("T2.abpn.int8"), estimated.shown]
+    assert len({str(cell).strip("“”■●◇ ")[:2] for cell in cells}) == 1, "all four show about 30 dB"
+    assert [str(cell)[0] for cell in cells] == ["■", "●", "“", "◇"]
     spans = [BeautifulSoup(inline(cell), "html.parser").span for cell in cells]
-    assert [span["class"][1] for span in spans] == ["kind-measured", "kind-recorded", "kind-quoted"]
+    assert [span["class"][1] for span in spans] == [f"kind-{cell.kind}" for cell in cells]
+    assert "estimated by a compiler" in spans[3].get_text()
     assert "measured in this run" in spans[0].get_text(), "the kind is read aloud, not only seen"
     assert measured.id in spans[0]["title"]
     assert "abpn evaluate" in spans[0]["title"]
@@ -107,6 +109,21 @@ def test_means_and_ranges_over_a_level() -> None:
     table = book.mean_and_range(frame, "seed")
     assert list(table) == ["PSNR, mean", "PSNR, from and to"]
     assert list(table["PSNR, from and to"]) == ["1.00 to 2.00 dB (2 seeds)", "4.00 to 4.00 dB (1 seed)"]
+
+
+@pytest.mark.parametrize("other", ["measured", "recorded", "quoted"])
+def test_an_estimated_value_meets_no_other_kind_in_a_column_or_a_ratio(other: str) -> None:
+    (estimated,), (value,) = values(31.1, kind="estimated", unit="ms"), values(36.8, kind=other, unit="ms")
+    for combine in (operator.sub, operator.truediv):
+        for pair in ((estimated, value), (value, estimated)):
+            with pytest.raises(TypeError, match="stand side by side"):
+                combine(*pair)
+    with pytest.raises(TypeError, match="stand side by side"):
+        book.mean(pd.Series([estimated, value], index=pd.Index(["a", "b"], name="device")), "device")
+    with pytest.raises(TypeError, match="'time' mixes estimated"):
+        book.table([("NPU", estimated), ("CPU", value)], ["device", "time"], caption="Two kinds in one column")
+    book.table([("ABPN", estimated, value)], ["network", "NPU", "other"], caption="A column for each kind")
+    assert (estimated - estimated / 2).kind == "estimated"
 
 
 def test_a_note_shows_the_kind_of_its_values(measured: results.Record) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import skimage.data
 from PIL import Image
 
 from abpn_lib import claims, cli, models, paper, results
+from abpn_lib.tflite import graph
 from abpn_lib.train import recipe
 
 MODEL = "abpn-int8-ptq"
@@ -251,6 +253,53 @@ def test_latency_tells_models_of_one_stem_apart(abpn: Abpn, tmp_path: Path) -> N
     assert "b-m takes " in done.out
     assert " times as long as a-m" in done.out
     abpn.refused("latency", both[0], both[0], mentions="m.tflite")
+
+
+def test_latency_estimates_the_time_on_an_npu(abpn: Abpn, tmp_path: Path) -> None:
+    pytest.importorskip("ethosu.vela", reason="needs abpn-lib[npu]")
+    npu = ("--device", "ethos-u65-512:384")
+    time, refused = json.loads(abpn("latency", MODEL, *npu, "--size", "48x32", "--json").out)
+    assert (time["quantity"], time["kind"], time["accelerator"], time["sram"]) == (
+        "npu-latency", "estimated", "ethos-u65-512", 384
+    )
+    assert refused["refused"] == "DEPTH_TO_SPACE"
+    done = abpn("latency", "--nodes", *npu, "--size", "48x36", "--out", tmp_path / "nodes.json")
+    assert "estimated and not measured" in done.out
+    assert re.search(r"node-bilinear +- +on the CPU, its time unknown: RESIZE_BILINEAR", done.out)
+    assert {record.kind for record in results.load(tmp_path / "nodes.json")} == {"estimated"}
+    for words, mentions in (
+        ([MODEL, "--device", "ethos-u9"], "ethos-u9"), ([MODEL, *npu, "--threads", "2"], "--threads"),
+        ([MODEL, "--device", "ethos-u55-128:9"], "9"),
+    ):
+        abpn.refused("latency", *words, mentions=mentions)
+
+
+def test_latency_estimates_abpns_of_other_depths(abpn: Abpn) -> None:
+    pytest.importorskip("tensorflow_model_optimization", reason="INT8 export needs abpn-lib[quantize]")
+    pytest.importorskip("ethosu.vela", reason="needs abpn-lib[npu]")
+    npu = ("--device", "ethos-u85-256", "--size", "48x32")
+    short, long = (json.loads(abpn("latency", "--pairs", n, *npu, "--json").out)[0] for n in (1, 2))
+    assert (short["network"], short["form"]) == ("abpn", "int8-pairs1")
+    assert short["value"] < long["value"]
+    abpn.refused("latency", "--pairs", "-1", mentions="--pairs")
+    abpn.refused("latency", "--pairs", "1", mentions="--device")
+
+
+def test_export_writes_what_an_npu_wants(abpn: Abpn, tmp_path: Path) -> None:
+    pytest.importorskip("ethosu.vela", reason="needs abpn-lib[npu]")
+    out, npu = tmp_path / "npu.tflite", ("--device", "ethos-u85-256")
+    abpn("export", MODEL, *npu, "--size", "48x32", "-o", out)
+    assert graph.operator_names(out.read_bytes())[0] == "CONV_2D", "int8 in: nothing to convert first"
+    abpn("export", MODEL, *npu, "--size", "48x32", "--compile", "-o", out)
+    good = out.read_bytes()
+    assert graph.operator_names(good) == ["CUSTOM", "DEPTH_TO_SPACE"]
+    for words, mentions in (
+        ([MODEL, "--compile"], "--device"), ([MODEL, "--device", "ethos-u9"], "ethos-u9"),
+        (["abpn-fp32", *npu, "--compile"], "INT8"), ([MODEL, *npu, "--batch", "2", "--size", "9x9"], "--batch"),
+        ([MODEL, "--device", "ethos-u55-128:9", "--compile"], "9"),
+    ):
+        abpn.refused("export", *words, "-o", out, mentions=mentions)
+    assert out.read_bytes() == good
 
 
 def test_export_writes_what_a_device_wants(abpn: Abpn, tmp_path: Path) -> None:

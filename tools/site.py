@@ -200,7 +200,7 @@ def colab_copy(notebook: Path, wheel: Path, site: str) -> nbformat.NotebookNode:
         "import os\n"
         f'SITE = os.environ.get("ABPN_SITE", "{site}")\n'
         'assert SITE, "put the address that serves this book between the last quotes of the line above"\n'
-        f'%pip install --quiet "abpn-lib[quantize] @ {{SITE}}/wheel/{wheel.name}#sha256={sha256(wheel)}"'
+        f'%pip install --quiet "abpn-lib[quantize,npu] @ {{SITE}}/wheel/{wheel.name}#sha256={sha256(wheel)}"'
     )
     places = [number for number, cell in enumerate(copy.cells) if "colab-install" in cell.metadata.get("tags", ())]
     if places:

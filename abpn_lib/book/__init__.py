@@ -1,8 +1,8 @@
 """What a notebook shows, as a handful of verbs: a page, tables, pictures, and the verdicts on the paper's claims.
 
-Every number on a page is *measured* (by this run), *recorded* (by a full run, shipped with the library) or *quoted*
-(from the paper), and shows which: in text as well as in style, so that no two kinds look alike, on a page or in a
-plain notebook. `abpn_lib.values` knows the kinds; the verbs refuse bare numbers.
+Every number on a page is *measured* (by this run), *recorded* (by a full run, shipped with the library), *estimated*
+(by a compiler) or *quoted* (from the paper), and shows which: in text as well as in style, so that no two kinds look
+alike, on a page or in a plain notebook. `abpn_lib.values` knows the kinds; the verbs refuse bare numbers.
 """
 
 from abpn_lib.book.boxes import provenance, verdict_boxes, verdicts

@@ -80,6 +80,7 @@ def _box(entry: Claim, judgement: Judgement) -> Html:
         "Rule": html.escape(entry.rule), "Here": f"{html.escape(judgement.measured)} {kinds}".strip(),
         "Why": html.escape(judgement.why),
     }
+    device = f", on {judgement.device}" if judgement.device and judgement.verdict != "not testable here" else ""
     listed = "".join(
         f'<div><dt style="display:inline;font-weight:bold">{title}:</dt> '
         f'<dd style="display:inline;margin:0">{text}</dd></div>'
@@ -89,7 +90,7 @@ def _box(entry: Claim, judgement: Judgement) -> Html:
         f'<section class="verdict verdict-{judgement.verdict.replace(" ", "-")}" aria-label="Claim {entry.id}" '
         f'data-claim="{entry.id}" data-verdict="{judgement.verdict}" '
         f'style="border-left:4px solid;padding:.5em 1em;margin:1em 0">'
-        f'<p style="margin:0"><strong>{entry.id}: {judgement.verdict}</strong></p>'
+        f'<p style="margin:0"><strong>{entry.id}: {judgement.verdict}</strong>{device}</p>'
         f'<dl style="margin:0">{listed}</dl></section>',
         f"{entry.id}: {judgement.verdict}. {judgement.measured}. {judgement.why}",
     )

@@ -109,7 +109,7 @@ def _legend() -> Html:
         f'<span class="kind-{kind}">{html.escape(f"{before}30.09 dB{after}")}</span> {meaning}'
         for kind, (before, after, meaning) in MARKS.items()
     ]
-    return Html(f'<p class="legend">{" · ".join(rows)}</p>', "“ ” quoted, ● recorded, ■ measured")
+    return Html(f'<p class="legend">{" · ".join(rows)}</p>', "“ ” quoted, ● recorded, ■ measured, ◇ estimated")
 
 
 def _data_note() -> Html:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from abpn_lib import datasets
-from abpn_lib.results import ANY, Record, select
+from abpn_lib.results import ANY, Column, Record, select
 
 DATASETS = datasets.SCORED[::-1]
 """The data sets whose mean decides a rule on dB, as far as measured, in the order that a verdict lists them in."""
@@ -70,6 +70,22 @@ class Evidence:
         # Which of two equal records is taken must not depend on the order that they come in.
         for record in sorted(records, key=lambda record: (record.kind != "measured", record.id)):
             self.records.setdefault((record.quantity, record.subject), []).append(record)
+        self.refused: set[str] = set()
+
+    def on(self, npu: Mapping[str, Column]) -> Evidence:
+        """The same with the estimates for an NPU, named by columns of its records, in place of times.
+
+        What it leaves to the CPU in part, but for the pixel shuffle that every network ends in, is in `refused`.
+        """
+        there = Evidence(())
+        there.records = {key: found for key, found in self.records.items() if key[0] != "latency"}
+        its = [r for found in there.records.values() for r in found if npu.items() <= r.columns.items()]
+        refused = [r for r in its if r.quantity == "npu-refused" and r.columns["refused"] != "DEPTH_TO_SPACE"]
+        there.refused = {record.subject for record in refused}
+        for record in its:
+            if record.quantity == "npu-latency" and record.subject not in there.refused:
+                there.records.setdefault(("latency", record.subject), []).append(record)
+        return there
 
     def value(self, quantity: str, subject: str) -> Record:
         """The record of a quantity that needs no conditions."""

@@ -12,6 +12,7 @@ says what is missing.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import itertools
 import json
@@ -74,12 +75,14 @@ def ledger(records: Iterable[Record]) -> list[tuple[Claim, Judgement]]:
 @functools.cache
 def _claims() -> Mapping[str, Claim]:
     rules = {**_table_rules(), **{id: rule_of(content) for id, content in paper.rules().items()}}
-    made = {}
+    made, about = {}, paper.NPUS
     for id, statement in paper.statements().items():
         within = tuple(key for key in paper.QUOTED if key.startswith(f"{id}.")) or (id,)
         if id.endswith(".score"):
             within = (id, id.replace(".score", ".psnr"), id.replace(".score", ".ms"))
         rule = rules[id]
+        if any(fnmatch.fnmatchcase(id, pattern) for pattern in about["claims"]):
+            rule = shapes.Npus(rule, tuple(about["devices"]), about["share"], about["why"], rule.compared)
         made[id] = Claim(id, paper.quoted(id).where, statement, within, rule, rule.text, rule.compared)
     return made
 

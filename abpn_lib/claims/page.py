@@ -13,7 +13,10 @@ from abpn_lib.claims.shapes import Judgement, Verdict
 
 __all__ = ["page"]
 
-_MARKS = {"measured": "■ measured here", "recorded": "● recorded", "": "= computed from quoted values"}
+_MARKS = {
+    "measured": "■ measured here", "recorded": "● recorded", "estimated": "◇ estimated",
+    "": "= computed from quoted values",
+}
 
 
 def page(entries: Sequence[tuple[Claim, Judgement]]) -> str:

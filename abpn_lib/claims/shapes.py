@@ -5,6 +5,7 @@
 - `Slower`, `Place`: an order; two medians whose intervals overlap are not ordered.
 - `Count`: a value that must agree in every digit.
 - `Recipe`: a description of what the authors did, which no measurement refutes.
+- `Npus`: one of these on several NPUs, as a compiler estimates them.
 - `Both`: two halves of these. `Own`: a rule with code of its own. `Untestable`: none at all.
 """
 
@@ -34,6 +35,13 @@ class Judgement:
     measured: str
     records: tuple[Record, ...] = ()
     why: str = ""
+
+    @property
+    def device(self) -> str:
+        """The kind of device whose times decided: "NPUs, estimated", or "a CPU"; "" where no time did."""
+        if any(record.kind == "estimated" for record in self.records):
+            return "NPUs, estimated"
+        return "a CPU" if any(record.quantity == "latency" for record in self.records) else ""
 
 
 def verdict_of(good: bool, fair: bool, otherwise: Verdict = "not reproduced") -> Verdict:
@@ -168,10 +176,11 @@ class Slower(Rule):
         return f"{self.what} Reproduced: {good}."
 
     def _find(self, evidence: Evidence) -> Judgement:
-        times = evidence.times(*self.slower, self.faster)
+        slower = [name for name in self.slower if name not in evidence.refused] or self.slower
+        times = evidence.times(*slower, self.faster)
         fast = times[self.faster]
-        above = [clearly_above(times[name], fast) for name in self.slower]
-        overlap = len(above) == 1 and not clearly_above(fast, times[self.slower[0]])
+        above = [clearly_above(times[name], fast) for name in slower]
+        overlap = len(above) == 1 and not clearly_above(fast, times[slower[0]])
         records = tuple(times.values())
         verdict = verdict_of(all(above), any(above) or overlap)
         return Judgement(verdict, milliseconds(records), records, THIS_MACHINE)
@@ -205,8 +214,8 @@ class Place(Rule):
                 "Reproduced: both as on the paper's crop; partly: one."
             )
         return (
-            f"Which of {len(self.others)} others are slower and which faster, at {size_of(self.subject)} on this "
-            f"machine (others within {self.level:.0%} in the paper are left out). Reproduced: all as in the paper; "
+            f"Which of {len(self.others)} others are slower and which faster, at {size_of(self.subject)} on one "
+            f"device (others within {self.level:.0%} in the paper are left out). Reproduced: all as in the paper; "
             f"partly: at least {self.enough:.0%} of them."
         )
 
@@ -214,8 +223,10 @@ class Place(Rule):
         if self.image:
             records = {name: evidence.image(self.quantity, name, self.image) for name in self.paper}
         else:
-            records = evidence.times(self.subject, *self.others)
-        own, others = records[self.subject], {name: records[name] for name in self.others}
+            records = evidence.times(self.subject, *(name for name in self.others if name not in evidence.refused))
+        own, others = records[self.subject], {name: records[name] for name in self.others if name in records}
+        if 2 * len(others) < len(self.others):
+            raise Absent("most of the others are refused")
         agree = [
             name for name, other in others.items()
             if clearly_above(*((own, other) if self.paper[self.subject] > self.paper[name] else (other, own)))
@@ -230,6 +241,42 @@ class Place(Rule):
             why = "The time belongs to the paper's NPU, so the order is compared, not the milliseconds."
         fair = bool(agree) if self.image else len(agree) >= self.enough * len(others)
         return Judgement(verdict_of(len(agree) == len(others), fair), measured, tuple(records.values()), why)
+
+
+@dataclass(frozen=True)
+class Npus(Rule):
+    """A rule about an NPU, by the estimates for several, named by columns of their records: `share` must agree."""
+
+    rule: Rule
+    on: tuple[Mapping[str, str | int], ...]
+    share: float
+    why: str
+    compared: Compared
+
+    def _words(self) -> str:
+        named = ", ".join(str(npu["accelerator"]) for npu in self.on)
+        return (
+            f"{self.rule.text} That on each of {named}, by its compiler's estimates, but for what it refuses. "
+            f"Over these NPUs, reproduced: it is on at least {self.share:.0%} of them; partly: at least partly on half."
+        )
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        """The verdict of the NPUs; "not testable here" where fewer than half can be compared. A CPU stands beside."""
+        each = {str(npu["accelerator"]): self.rule.judge(evidence.on(npu)) for npu in self.on}
+        known = {name: found for name, found in each.items() if found.records}
+        beside = self.rule.judge(evidence)
+        verdicts = [found.verdict for found in known.values()]
+        good = verdicts.count("reproduced")
+        fair = good + verdicts.count("partly")
+        parts = [f"{name}: {found.verdict}, {found.measured.split(', not those')[0]}" for name, found in known.items()]
+        parts += [f"{name}: left out" for name in each if name not in known]
+        parts += [f"beside, on a CPU: {beside.verdict}, {beside.measured}"] if beside.records else []
+        records = tuple(record for found in (*known.values(), beside) for record in found.records)
+        if 2 * len(known) < len(each):
+            why = f"Fewer than half of {len(each)} NPUs take what is compared, or have been asked. {self.why}"
+            return Judgement("not testable here", "; ".join(parts[len(each):]), beside.records, why)
+        verdict = verdict_of(good >= self.share * len(known), 2 * fair >= len(known))
+        return Judgement(verdict, f"{good} of {len(known)} NPUs agree. {'; '.join(parts)}", records, self.why)
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,10 @@ def _converter(model: keras.Model, height: int | None, width: int | None) -> tf.
 
 
 def export_for_latency(
-    folder: Path, name: str, *, pairs: int = 5, height: int = 360, width: int = 640,
-    kind: Literal["int8", "fp32"] = "int8",
+    folder: Path, name: str, *, pairs: int = 5, channels: int | None = None, height: int = 360, width: int = 640,
+    kind: Literal["int8", "fp32"] = "int8", dtype: Literal["uint8", "int8"] = "uint8",
 ) -> Path:
-    """Export a network for one LR size, uint8 in and out (or float32), for timing only; return the path.
+    """Export a network for one LR size, `dtype` in and out (or float32), for timing only; return the path.
 
     Weights are the initial ones, and ranges come from noise: time does not depend on the values. A file that is there
     already is kept. Raises `InputError` if the name is unknown.
@@ -75,14 +75,15 @@ def export_for_latency(
     there = (*networks.NETWORKS, *networks.FSRCNN_VARIANTS)
     if name not in there:
         raise InputError(f"no network is called {name!r}; there are {', '.join(there)}")
-    path = folder / f"{name}{'' if pairs == 5 else f'-pairs{pairs}'}-{kind}-{height}x{width}.tflite"
+    form = f"{kind}-{dtype}-{height}x{width}x{channels or ''}"
+    path = folder / f"{name}{'' if pairs == 5 else f'-pairs{pairs}'}-{form}.tflite"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        model = networks.build(name, pairs=pairs)
+        model = networks.build(name, pairs=pairs, channels=channels)
         networks.start_as_identity(model, 0.1)
         if kind == "fp32":
             export_float(model, path, height=height, width=width)
         else:
             noise = np.random.default_rng(0).integers(0, 256, (48, 48, model.input_shape[-1]), dtype=np.uint8)
-            export_int8(model, ptq.calibrate(model, [noise]), path, height=height, width=width)
+            export_int8(model, ptq.calibrate(model, [noise]), path, height=height, width=width, dtype=dtype)
     return path
