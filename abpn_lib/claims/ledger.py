@@ -222,7 +222,8 @@ def _frame_rate(evidence: Evidence) -> Judgement:
         raise Absent("ABPN in INT8 has not been timed at 640x360")
     best = min(timed, key=lambda record: record.value)
     rate, device = 1000 / best.value, best.context.device
-    measured = f"{rate:.1f} frames/s ({milliseconds([best])}, {best.get('threads', 1)} thread(s))"
+    threads = f", {best.get('threads', 1)} thread(s)" if best.kind != "estimated" else ""
+    measured = f"{rate:.1f} frames/s ({milliseconds([best])}{threads})"
     if rate >= q("S17.frames"):
         return Judgement("reproduced", measured, (best,), f"On {device}, not on the paper's NPU.")
     why = f"{device} is not the paper's NPU, and a slower device cannot refute the claim. "
