@@ -266,17 +266,18 @@ class Npus(Rule):
         known = {name: found for name, found in each.items() if found.records}
         beside = self.rule.judge(evidence)
         verdicts = [found.verdict for found in known.values()]
-        good = verdicts.count("reproduced")
-        fair = good + verdicts.count("partly")
+        good, partly = (verdicts.count(word) for word in ("reproduced", "partly"))
         parts = [f"{name}: {found.verdict}, {found.measured.split(', not those')[0]}" for name, found in known.items()]
         parts += [f"{name}: left out" for name in each if name not in known]
-        parts += [f"beside, on a CPU: {beside.verdict}, {beside.measured}"] if beside.records else []
-        records = tuple(record for found in (*known.values(), beside) for record in found.records)
+        parts += [f"a CPU: {beside.measured}"] if beside.records else []
+        apart = f"beside, on a CPU: {beside.verdict}" if beside.records else ""
         if 2 * len(known) < len(each):
             why = f"Fewer than half of {len(each)} NPUs take what is compared, or have been asked. {self.why}"
-            return Judgement("not testable here", "; ".join(parts[len(each):]), beside.records, why)
-        verdict = verdict_of(good >= self.share * len(known), 2 * fair >= len(known))
-        return Judgement(verdict, f"{good} of {len(known)} NPUs agree. {'; '.join(parts)}", records, self.why)
+            return Judgement("not testable here", apart, beside.records, " ".join([why, *parts[len(each):]]))
+        verdict = verdict_of(good >= self.share * len(known), 2 * (good + partly) >= len(known))
+        told = f"{good} of {len(known)} NPUs agree" + (f"; {apart}" if apart else "")
+        records = tuple(record for found in (*known.values(), beside) for record in found.records)
+        return Judgement(verdict, told, records, f"{'; '.join(parts)}. {self.why}")
 
 
 @dataclass(frozen=True)
