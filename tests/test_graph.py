@@ -89,6 +89,30 @@ def test_the_clip_nodes_of_the_unfused_are_in_the_path(image):
     assert run(graph.write(model), image).max() == 100 < run(ABPN, image).max()
 
 
+@pytest.mark.parametrize("kernels", [OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES])
+@pytest.mark.parametrize("name", ["abpn-long-int8-ptq", "baseline-int8-ptq", "abpn-int8-ptq-tensor", "nearest-fp32"])
+def test_a_graph_without_the_shuffle_gives_the_same_bits(name, image, kernels):
+    fixed = graph.fix_size(models.find(name).read_bytes(), HEIGHT, WIDTH)
+    split = graph.without_shuffle(fixed)
+    names, before = graph.operator_names(split), graph.operator_names(fixed)
+    assert "DEPTH_TO_SPACE" not in names
+    assert names.count("CONV_2D") - before.count("CONV_2D") == (4 if name.startswith("abpn") else 2)
+    pixels = image.astype(np.float32) if name.endswith("fp32") else image
+    outputs = [run(content, pixels, resize=False, kernels=kernels) for content in (fixed, split)]
+    if name.endswith("fp32"):  # a sum of floats depends on how many channels are computed at once
+        np.testing.assert_allclose(*outputs, atol=1e-3)
+    else:
+        np.testing.assert_array_equal(*outputs)
+
+
+def test_the_shuffle_goes_for_a_batch_of_int8_images_too():
+    signed = graph.with_int8_interface(ABPN)
+    both = (np.stack(list(IMAGES.values())).astype(np.int16) - 128).astype(np.int8)
+    fixed = graph.fix_size(signed, HEIGHT, WIDTH, batch=2)
+    split = graph.without_shuffle(fixed)
+    assert np.array_equal(run(split, both, resize=False), run(fixed, both, resize=False))
+
+
 def test_the_operators_alone_make_the_whole(image):
     fixed = graph.fix_size(ABPN, HEIGHT, WIDTH)
     names = graph.operator_names(fixed)
@@ -138,6 +162,12 @@ def test_what_cannot_be_operated_on_is_refused():
         graph.with_int8_interface(models.find("abpn-fp32").read_bytes())
     with pytest.raises(ModelError, match="INT8 ABPN"):
         graph.unfused(FSRCNN)
+    with pytest.raises(ModelError, match="no DEPTH_TO_SPACE"):
+        graph.without_shuffle(graph.fix_size(FSRCNN, 8, 8))
+    with pytest.raises(ModelError, match="name the size"):
+        graph.without_shuffle(ABPN)
+    with pytest.raises(ModelError, match="convolutions and additions"):
+        graph.without_shuffle(graph.fix_size(graph.unfused(ABPN), 8, 8))
     with pytest.raises(ModelError, match="no operator 12"):
         graph.operator_alone(ABPN, 12)
 

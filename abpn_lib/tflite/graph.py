@@ -13,6 +13,7 @@ import copy
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
@@ -200,6 +201,42 @@ def unfused(content: bytes) -> bytes:
 
 
 @parsing()
+def without_shuffle(content: bytes) -> bytes:
+    """The same network for images of one size without DEPTH_TO_SPACE, which no Ethos-U NPU takes; every bit the same.
+
+    What computes the s²C channels is split into s parts, one for each row of sub-pixels, (N, H, W, sC) each. Joined
+    along the width, (N, H, s·W, sC), their values stand in the order of the image, (N, sH, sW, C).
+
+    Raises `ModelError` if the file has no such operator, takes images of any size, or computes the channels by more
+    than convolutions and additions, or for others too.
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    shuffles = [op for op in graph.operators if name_of(model, op) == "DEPTH_TO_SPACE"]
+    if not shuffles:
+        raise ModelError("this network has no DEPTH_TO_SPACE that could be taken out")
+    for shuffle in shuffles:
+        source, image = int(shuffle.inputs[0]), int(shuffle.outputs[0])
+        batch, height, width, channels = (int(n) for n in graph.tensors[source].shape)
+        signature = graph.tensors[source].shapeSignature
+        if signature is not None and -1 in signature:
+            raise ModelError("DEPTH_TO_SPACE can be taken out for images of one size alone: name the size")
+        rows = _split(model, source, shuffle.builtinOptions.blockSize)
+        joined, sides = _copy(graph, source, "joined"), _copy(graph, image, "sides")
+        graph.tensors[joined].shape = np.array([batch, height, len(rows) * width, channels // len(rows)], np.int32)
+        shape, shape_of_image = graph.tensors[sides], np.asarray(graph.tensors[image].shape, np.int32)
+        shape.type, shape.shape, shape.quantization = _TYPE.INT32, np.array([4], np.int32), None
+        shape.buffer = _buffer(model, shape_of_image)
+        join = _operator(model, "CONCATENATION", rows, joined, "ConcatenationOptions")
+        join.builtinOptions.axis = 2
+        reshape = _operator(model, "RESHAPE", [joined, sides], image, "ReshapeOptions")
+        reshape.builtinOptions.newShape = shape_of_image
+        position = graph.operators.index(shuffle)
+        graph.operators[position : position + 1] = [join, reshape]
+    return write(model)
+
+
+@parsing()
 def costs(content: bytes) -> list[tuple[int, int]]:
     """What each operator of a network of one size takes: its multiply-accumulates, and the bytes that it moves.
 
@@ -242,10 +279,47 @@ def _products(graph: schema.SubGraphT, name: str, operator: schema.OperatorT) ->
     return int(np.prod(graph.tensors[operator.inputs[2]].shape) * np.prod(kernel[:3]))
 
 
+def _split(model: schema.ModelT, index: int, count: int) -> list[int]:
+    """Compute a tensor in `count` parts along its channels, by as many convolutions and additions; the new tensors."""
+    graph = model.subgraphs[0]
+    old = next((op for op in graph.operators if index in op.outputs), None)
+    alone = sum(index in op.inputs for op in graph.operators) == 1
+    if old is None or not alone or name_of(model, old) not in ("CONV_2D", "ADD"):
+        raise ModelError("DEPTH_TO_SPACE can be taken out behind convolutions and additions that it alone reads")
+    # Of a convolution the kernel and the bias, whose first axis is the output's channels; of an addition both sides.
+    first = 1 if name_of(model, old) == "CONV_2D" else 0
+    split = [_parts(model, int(i), count) if first else _split(model, int(i), count) for i in old.inputs[first:]]
+    new = [copy.deepcopy(old) for _ in range(count)]
+    for operator, output, *inputs in zip(new, _parts(model, index, count), *split, strict=True):
+        operator.inputs = np.array([*old.inputs[:first], *inputs], np.int32)
+        operator.outputs = np.array([output], np.int32)
+    position = graph.operators.index(old)
+    graph.operators[position : position + 1] = new
+    return [int(operator.outputs[0]) for operator in new]
+
+
+def _parts(model: schema.ModelT, index: int, count: int) -> list[int]:
+    """New tensors for the parts of one: of a constant along its first axis with its values, else along its last."""
+    graph, found = model.subgraphs[0], []
+    for part in range(count):
+        found.append(_copy(graph, index, f"{graph.tensors[index].name.decode()}/{part}"))
+        tensor = graph.tensors[found[-1]]
+        axis = 0 if _is_constant(model, tensor) else -1
+        tensor.shape[axis] //= count
+        if axis == 0:
+            tensor.buffer = _buffer(model, np.split(model.buffers[tensor.buffer].data, count)[part])
+        for field in ("scale", "zeroPoint"):
+            values: Any = getattr(tensor.quantization, field, None)
+            if np.size(values) > 1:  # one for each channel
+                setattr(tensor.quantization, field, np.split(values, count)[part])
+    return found
+
+
 def _operator(model: schema.ModelT, name: str, inputs: list[int], output: int, options: str = "") -> schema.OperatorT:
     """A new operator by its TFLite name, with its `options` as they are by default."""
     code, operator = schema.OperatorCodeT(), schema.OperatorT()
-    code.builtinCode, code.version = getattr(schema.BuiltinOperator, name), 2  # version 2 is the first with INT8
+    # Version 2 is the first with INT8, but RESHAPE has no other than 1.
+    code.builtinCode, code.version = getattr(schema.BuiltinOperator, name), 1 if name == "RESHAPE" else 2
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
     operator.opcodeIndex = len(model.operatorCodes)
     model.operatorCodes.append(code)
