@@ -275,9 +275,10 @@ def _add_quantize(commands: Any) -> None:
                    "abpn quantize --run runs/abpn --out models")
     add("--run", dest="run_folder", type=Path, required=True, help="a folder that `abpn train` finished")
     add("--out", type=Path, required=True, help="the folder to write the models to")
-    add("--form", action="append", choices=["fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat"], default=None,
+    forms = ["fp32", "int8-ptq", "int8-ptq-tensor", "int8-ptq-folded", "int8-qat"]
+    add("--form", action="append", choices=forms, default=None,
         help="a file to write; again for more (fp32 and int8-ptq, and int8-qat with --qat); int8-ptq-tensor has one "
-             "scale for each kernel")
+             "scale for each kernel; int8-ptq-folded carries ABPN's image through the chain, which suits an NPU")
     add("--calibrate", default="train", help="the data set whose LR images give the activation ranges")
     add("--images", type=_positive(10_000), default=32, help="how many to calibrate on, evenly spaced")
     add("--name", default=None, help="what the files' names begin with (default: the network's name)")

@@ -238,6 +238,59 @@ def test_gptq_weights_are_on_the_grid_and_lose_less(pair: tuple) -> None:
 
 
 @pytest.fixture(scope="module")
+def shipped() -> networks.keras.Model:
+    model = networks.build("abpn")
+    runs.load_weights(model, models.weights("abpn-long"))
+    return model
+
+
+def test_a_folded_anchor_is_the_same_function_and_int8_passes_the_image_exactly(
+    pair: tuple, shipped: networks.keras.Model, tmp_path: Path
+) -> None:
+    lr, hr = pair
+    noise = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    # Over noise too, so that no channel is dead on one of them alone.
+    folded, ranges = int8.fold_anchor(shipped, [lr, noise])
+    for image in (lr, noise):
+        scaled = image[None].astype(np.float32) / 255
+        np.testing.assert_allclose(folded(scaled), shipped(scaled), atol=1e-5)
+    int8.export_int8(int8.gptq(folded, [lr]), ranges, tmp_path / "folded.tflite")
+    content = (tmp_path / "folded.tflite").read_bytes()
+    assert not {"ADD", "CONCATENATION"}.intersection(graph.operator_names(content))
+    fixed = graph.fix_size(content, *noise.shape[:2])
+    interpreter = Interpreter(
+        model_content=fixed, experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], noise[None])
+    interpreter.invoke()
+    hidden = [operator.outputs[0] for operator in graph.read(fixed).subgraphs[0].operators[1:7]]
+    for index in hidden:
+        np.testing.assert_array_equal(interpreter.get_tensor(index)[0, ..., :3].astype(int) + 128, noise)
+    # What is lost in the last kernel's coarser steps is less than the addition's own rounding.
+    int8.export_int8(int8.gptq(shipped, [lr]), int8.calibrate(shipped, [lr]), tmp_path / "unfolded.tflite")
+    scores = [metrics.psnr(hr, run(tmp_path / f"{form}.tflite", lr)) for form in ("folded", "unfolded")]
+    assert scores[0] > scores[1] - 0.02
+
+
+def test_folding_leaves_out_dead_channels_and_needs_an_anchor(shipped: networks.keras.Model, pair: tuple) -> None:
+    silent = networks.keras.models.clone_model(shipped)
+    silent.set_weights(shipped.get_weights())
+    kernel, bias = silent.get_layer("dfe3").get_weights()
+    bias[[2, 5]] = -1000
+    silent.get_layer("dfe3").set_weights([kernel, bias])
+    widths = [[layer.filters for layer in networks.chain(int8.fold_anchor(model, [pair[0]])[0])]
+              for model in (shipped, silent)]
+    assert (widths[0][3], widths[1][3]) == (31, 29)
+    for name in ("baseline", "fsrl"):
+        with pytest.raises(ModelError, match=name):
+            int8.fold_anchor(networks.build(name), [pair[0]])
+    with pytest.raises(ModelError, match="no images"):
+        int8.fold_anchor(shipped, [])
+
+
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, two steps long."""
     folder = tmp_path_factory.mktemp("runs") / "abpn"
@@ -256,7 +309,7 @@ def test_the_models_of_a_run_are_made_with_their_provenance(finished: Path, tmp_
     assert [path.name for path in made] == [f"tiny-{form}.tflite" for form in int8.FORMS]
     for path, form in zip(made, int8.FORMS, strict=True):
         provenance = json.loads(path.with_suffix(".json").read_text())
-        assert (provenance["name"], provenance["kind"]) == (path.stem, form.removesuffix("-tensor"))
+        assert (provenance["name"], provenance["kind"]) == (path.stem, "-".join(form.split("-")[:2]))
         assert provenance["sha256"] == sha256(path)
         assert provenance["exported_by"]["command"] == "abpn quantize"
         assert provenance["per_channel"] is {"fp32": None, "int8-ptq-tensor": False}.get(form, True)

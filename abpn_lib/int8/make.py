@@ -15,8 +15,9 @@ from abpn_lib.int8.export import export_float, export_int8
 from abpn_lib.train import loop, runs
 from abpn_lib.train.recipe import recipe
 
-FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-qat")
-"""What can be made of a run; "int8-ptq-tensor" has one scale for each kernel, not for each output channel."""
+FORMS = ("fp32", "int8-ptq", "int8-ptq-tensor", "int8-ptq-folded", "int8-qat")
+"""What can be made of a run; "int8-ptq-tensor" has one scale for each kernel, not for each output channel, and
+"int8-ptq-folded" its anchor in the chain (`ptq.fold_anchor`), rounded by GPTQ."""
 
 
 def make_models(
@@ -61,7 +62,7 @@ def make_models(
     def describe(form: str, **more: Any) -> None:
         path = out / f"{name}-{form}.tflite"
         provenance = {
-            **run.provenance, **more, "name": path.stem, "kind": form.removesuffix("-tensor"), "network": network,
+            **run.provenance, **more, "name": path.stem, "kind": "-".join(form.split("-")[:2]), "network": network,
             "scale": scale, "sha256": sha256(path), "exported_by": asdict(context),
         }
         write_atomically(path.with_suffix(".json"), (json.dumps(provenance, indent=1) + "\n").encode())
@@ -84,6 +85,10 @@ def make_models(
     if "int8-ptq-tensor" in wanted:
         export_int8(model, ranges, out / f"{name}-int8-ptq-tensor.tflite", per_channel=False)
         describe("int8-ptq-tensor", ranges=ranges, calibration=calibration, per_channel=False)
+    if "int8-ptq-folded" in wanted:
+        folded, reach = ptq.fold_anchor(model, lr_images)
+        export_int8(ptq.gptq(folded, lr_images), reach, out / f"{name}-int8-ptq-folded.tflite")
+        describe("int8-ptq-folded", ranges=reach, calibration=calibration, per_channel=True)
     if "int8-qat" in wanted and tuning:
         folder = run_folder / (f"{qat_recipe}" if network == run.recipe.network else f"{qat_recipe}-{network}")
         hr_images = (hr for _, hr in datasets.images(tuning.data, scale=scale))

@@ -78,6 +78,43 @@ def equalize(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> kera
     return equal
 
 
+def fold_anchor(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> tuple[keras.Model, Ranges]:
+    """ABPN as a plain chain, without the anchor and its addition, and the ranges of its activations.
+
+    Three further channels carry the image through the chain: a centre tap of 1 passes it, and a ReLU too, since it is
+    not negative. The last kernel adds it. All other channels are scaled to reach 1 as the image does, so that every
+    layer has the image's own range, [0, 1], and INT8 passes it exactly; those that stay dead on the images are left
+    out. On an NPU, which computes 16 channels at once, 31 cost what 28 do.
+
+    The last kernel's scales now have to hold the 1: round it by `gptq`.
+
+    Raises `ModelError` if the network has no anchor, is not a chain of convolutions and ReLUs, or there are no images.
+    """
+    layers, reach = networks.chain(model), networks.channel_maxima(model, lr_images)
+    anchor = next((layer for layer in model.layers if isinstance(layer, networks.Anchor)), None)
+    if anchor is None or not all(values.any() for values in reach):
+        raise ModelError(f"{model.name} has no anchor to fold, or no images, or a layer silent on all of them")
+    copies = anchor.constant[0, 0]  # (C, s²C)
+    colours = len(copies)
+    lr = x = keras.Input(model.input_shape[1:], name="lr")
+    before = np.ones(colours, np.float32)
+    for layer, after in zip(layers, [*reach, np.ones(layers[-1].filters, np.float32)], strict=True):
+        first, last = layer is layers[0], layer is layers[-1]
+        kernel, bias = layer.get_weights()
+        live_in, live = before > 0, after > 0
+        kernel = kernel[:, :, live_in][..., live] * before[live_in, None] / after[live]
+        # The image's channels stand before the others; it is itself what the first layer reads.
+        kernel = np.pad(kernel, ((0, 0), (0, 0), (0 if first else colours, 0), (0 if last else colours, 0)))
+        passed = copies if last else np.eye(colours, dtype=np.float32)
+        kernel[kernel.shape[0] // 2, kernel.shape[1] // 2, :colours, : passed.shape[1]] += passed
+        convolution = keras.layers.Conv2D.from_config({**layer.get_config(), "filters": kernel.shape[-1]})
+        x, before = convolution(x), after
+        convolution.set_weights([kernel, np.pad(bias[live] / after[live], (0 if last else colours, 0))])
+    scale = model.get_layer("shuffle").scale
+    folded = keras.Model(lr, networks.DepthToSpace(scale, name="shuffle")(x), name=f"{model.name}_folded")
+    return folded, dict.fromkeys((layer.name for layer in layers), (0.0, 1.0))
+
+
 def gptq(
     model: keras.Model, lr_images: Iterable[NDArray[np.uint8]], *, samples: int = 2000, seed: int = 0
 ) -> keras.Model:
