@@ -24,7 +24,8 @@ _FOLDER = Path(__file__).parent
 class Model:
     """A shipped model: `kind` is "fp32", "int8-ptq" or "int8-qat".
 
-    A name that ends in "-tensor" has one scale for each kernel, not for each output channel.
+    A name that ends in "-tensor" has one scale for each kernel, not for each output channel; in one that ends in
+    "-folded" the image goes through the chain of convolutions, which adds it, in place of an anchor beside it.
     """
 
     name: str

@@ -94,6 +94,16 @@ rule int8_ptq_tensor:
     shell: "{params.command} --form int8-ptq-tensor"
 
 
+# Its channels need no equalising first, and GPTQ is a part of it.
+rule int8_ptq_folded:
+    input: lambda wildcards: f"runs/{run_of(wildcards.name)}/weights.npz"
+    output: "runs/models/{name}-int8-ptq-folded.tflite"
+    params:
+        command=quantize,
+    resources: **config["resources"]["quantize"]
+    shell: "{params.command} --form int8-ptq-folded"
+
+
 rule int8_qat:
     input: lambda wildcards: f"runs/{run_of(wildcards.name)}/weights.npz"
     output: "runs/models/{name}-int8-qat.tflite"
