@@ -218,7 +218,7 @@ def _add_export(commands: Any) -> None:
     add("--batch", type=_positive(1024), default=1, help="images at once; needs --size")
     add("--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128")
     add("--device", default=None, metavar="ethos-NAME[:KIB]",
-        help="the graph that suits this NPU, such as ethos-u65-512: one size (640x360), int8 images")
+        help="the graph that suits this NPU, such as ethos-u65-512: one size (640x360), int8 images, no pixel shuffle")
     add("--compile", action="store_true", help="compiled for it by Arm's Vela, as it goes to a board")
 
 
@@ -236,7 +236,8 @@ def _export(options: argparse.Namespace) -> None:
     path = measure.model_path(options.model)
     content = path.read_bytes()
     if options.device:
-        device, content = npu.named(options.device), npu.graph_for(path, options.size or "640x360")
+        device = npu.named(options.device)
+        content = npu.graph_for(path, options.size or "640x360", whole=True)
         if options.compile:
             content = npu.compiled(content, device)
     elif options.io == "int8":

@@ -148,14 +148,18 @@ def compiled(content: bytes, npu: Npu) -> bytes:
     return found.compiled
 
 
-def graph_for(model: Path, size: str) -> bytes:
+def graph_for(model: Path, size: str, *, whole: bool = False) -> bytes:
     """The graph that suits an NPU: for LR images of one size (width x height), int8 in and out where it can be.
 
-    A file that has one size already stays as it is. Raises as `latency.Runner`.
+    With `whole` the pixel shuffle, which no NPU takes, becomes part of the convolutions where it can; the bits stay. A
+    file that has one size already stays as it is. Raises as `latency.Runner`.
     """
     content = latency.fixed_copy(model, size)
-    with contextlib.suppress(ModelError):
-        return content if content == model.read_bytes() else graph.with_int8_interface(content)
+    if content == model.read_bytes():
+        return content
+    for form in (graph.with_int8_interface, *([graph.without_shuffle] if whole else [])):
+        with contextlib.suppress(ModelError):
+            content = form(content)
     return content
 
 
