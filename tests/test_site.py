@@ -157,8 +157,8 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "format: jb-book\nroot: book/index\nchapters:\n  - file: notebooks/page\n  - file: book/claims\n"
     )
     (root / "book" / "index.md").write_text(
-        "# Home\n\n```{include} _generated/verdicts.md\n```\n\n"
-        "[A page](../notebooks/page.ipynb), [claims](claims.md)\n\n```{bibliography}\n```\n"
+        "# Home\n\n"
+        "[A page](../notebooks/page.ipynb), [claims](claims.md) {{ colab }}\n\n```{bibliography}\n```\n"
     )
     (root / "book" / "references.bib").write_text("@misc{a, author={Du, Z.}, title={ABPN}, year={2021}}\n")
     notebook = _notebook(root / "notebooks" / "page.ipynb", KEEPS, SHOWS)
@@ -226,6 +226,8 @@ def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
     page = BeautifulSoup((public_site / "notebooks" / "page.html").read_text(), "html.parser")
     buttons = [a["href"] for a in page.find_all("a", href=True) if "colab.research" in a["href"]]
     assert buttons == [f"{PUBLIC.colab}/page.ipynb"]
+    front = BeautifulSoup((public_site / "book" / "index.html").read_text(), "html.parser")
+    assert front.find("a", string="Run it in Colab")["href"] == f"{PUBLIC.colab}/page.ipynb"
     assert (public_site / "colab" / "page.ipynb").is_file()
     assert page.find("a", href=PUBLIC.repository), "the repository's button"
 
