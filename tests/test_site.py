@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
 from abpn_lib import results
@@ -220,6 +221,17 @@ def test_every_verdict_of_the_built_book_is_the_ledgers() -> None:
     shown = verdicts_on(build / "html")
     assert shown, "no page shows a verdict"
     assert shown == {id: {ledger[id]} for id in shown}
+
+
+def test_the_build_wrote_every_page_of_the_table_of_contents() -> None:
+    pages = ROOT / "_build" / "html"
+    if not (pages / "index.html").is_file():
+        pytest.skip("the book is not built: make book")
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    named = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    assert [name for name in named if not (pages / f"{name}.html").is_file()] == []
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks <= set(named), "every notebook has its page"
 
 
 def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
