@@ -139,7 +139,7 @@ def _order(known: book.Page) -> Finding:
     orders = (ms.sort_values().index for ms in (said, here.rename(nodes).reindex(said.index)))
     places = [{node: place for place, node in enumerate(order)} for order in orders]
     return Finding(
-        known.frame("rank-correlation", network="table1").value[0],
+        known.frame("rank-correlation", network="table1", accelerator=None).value[0],
         "is the rank correlation of Table 1's twelve nodes, between the paper's NPU and this CPU; 1 is the same order.",
         "S1", _slopes(*places), "02-table1-latency",
     )
