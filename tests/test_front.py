@@ -97,6 +97,14 @@ def test_the_opening_page_answers_in_one_screen(chromium: Any, address: str) -> 
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_shows_its_caption(scheme: str, chromium: Any, address: str) -> None:
+    page = chromium.new_page(color_scheme=scheme)
+    page.goto(f"{address}notebooks/09-ablations.html")
+    assert page.locator("figure.themed figcaption").first.is_visible()
+    page.close()
+
+
 def test_one_switch_shows_the_code_of_every_page(chromium: Any, address: str) -> None:
     context = chromium.new_context()
     page = context.new_page()

@@ -30,6 +30,8 @@ Judged = Mapping[str, tuple[claims.Claim, claims.Judgement]]
 def page_of(notebook: NotebookNode, judged: Judged) -> NotebookNode:
     """The page of an executed notebook, with the ledger's judgements in place of its own."""
     opening = [cell for cell in notebook.cells if "opening" in cell.metadata.get("tags", ())]
+    # The answer comes first, wherever the notebook has enough at hand to give it.
+    opening.sort(key=lambda cell: "in_short(" not in cell.source)
     rest = [cell for cell in notebook.cells if cell not in opening]
     notebook.cells = list(_folded(part for cell in (*rest[:1], *opening, *rest[1:]) for part in _parts(cell)))
     for cell in notebook.cells:
