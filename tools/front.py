@@ -138,11 +138,14 @@ def _order(known: book.Page) -> Finding:
     said = paper.table("T1").ms.astype(float)
     orders = (ms.sort_values().index for ms in (said, here.rename(nodes).reindex(said.index)))
     places = [{node: place for place, node in enumerate(order)} for order in orders]
-    return Finding(
-        known.frame("rank-correlation", network="table1", accelerator=None).value[0],
-        "is the rank correlation of Table 1's twelve nodes, between the paper's NPU and this CPU; 1 is the same order.",
-        "S1", _slopes(*places), "02-table1-latency",
-    )
+    agree = known.frame("rank-correlation", network="table1")
+    elsewhere = [record.shown for record in agree.record if record.get("accelerator")]
+    here, = (record.shown for record in agree.record if not record.get("accelerator"))
+    sentence = "is the rank correlation of Table 1's nodes between the paper's NPU and this CPU; 1 is the same order."
+    if elsewhere:
+        least, most = min(elsewhere, key=float), max(elsewhere, key=float)
+        sentence += f" On other NPUs: {inline(least)} to {inline(most)}."
+    return Finding(here, sentence, "S1", _slopes(*places), "02-table1-latency")
 
 
 def _graph(known: book.Page) -> Finding:
