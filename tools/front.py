@@ -141,10 +141,10 @@ def _order(known: book.Page) -> Finding:
     agree = known.frame("rank-correlation", network="table1")
     elsewhere = [record.shown for record in agree.record if record.get("accelerator")]
     here, = (record.shown for record in agree.record if not record.get("accelerator"))
-    sentence = "is the rank correlation of Table 1's nodes between the paper's NPU and this CPU; 1 is the same order."
+    sentence = "is the rank correlation of Table 1's nodes on the paper's NPU and on this CPU; 1 is the same order."
     if elsewhere:
         least, most = min(elsewhere, key=float), max(elsewhere, key=float)
-        sentence += f" On other NPUs: {inline(least)} to {inline(most)}."
+        sentence = sentence.replace("; 1 is the same order.", f", on other NPUs {inline(least)} to {inline(most)}.")
     return Finding(here, sentence, "S1", _slopes(*places), "02-table1-latency")
 
 
