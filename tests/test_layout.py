@@ -25,14 +25,14 @@ def sources(page: NotebookNode) -> list[str]:
     return [cell.source for cell in page.cells]
 
 
-def test_what_is_tagged_opening_follows_the_title_the_answer_first() -> None:
+def test_what_is_tagged_opening_follows_the_title_as_answer_figure_table() -> None:
     page = layout.page_of(notebook(
         new_markdown_cell("# Title"), new_code_cell("setup"), new_markdown_cell("## Result"),
-        new_code_cell("figure", metadata={"tags": ["hide-input", "opening"]}), new_code_cell("other"),
-        new_code_cell("table", metadata={"tags": ["opening"]}),
+        new_code_cell("book.table()", metadata={"tags": ["opening"]}), new_code_cell("other"),
+        new_code_cell("book.bars()", metadata={"tags": ["hide-input", "opening"]}),
         new_code_cell("book.in_short()", metadata={"tags": ["opening"]}),
     ), JUDGED)
-    assert sources(page) == ["# Title", "book.in_short()", "figure", "table", "setup", "## Result", "other"]
+    assert sources(page) == ["# Title", "book.in_short()", "book.bars()", "book.table()", "setup", "## Result", "other"]
 
 
 def test_how_it_was_done_and_further_questions_are_folded_up_to_the_next_heading() -> None:

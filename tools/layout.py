@@ -23,6 +23,7 @@ FOLDED = {"## What we run": "How it was done, and with which settings"}
 # A page's verdicts and badges stand between these; the build puts the ledger's in place of the notebook's own.
 _JUDGED = re.compile(r"<!--(verdicts|badges) ([\w. -]*?)-->.*?<!--/\1-->", re.DOTALL)
 _LEDGER = "../book/claims.html"
+_TABLE = re.compile(r"\bbook\.(table|compare)\(")
 
 Judged = Mapping[str, tuple[claims.Claim, claims.Judgement]]
 
@@ -30,8 +31,8 @@ Judged = Mapping[str, tuple[claims.Claim, claims.Judgement]]
 def page_of(notebook: NotebookNode, judged: Judged) -> NotebookNode:
     """The page of an executed notebook, with the ledger's judgements in place of its own."""
     opening = [cell for cell in notebook.cells if "opening" in cell.metadata.get("tags", ())]
-    # The answer comes first, wherever the notebook has enough at hand to give it.
-    opening.sort(key=lambda cell: "in_short(" not in cell.source)
+    # The answer, a figure, a table: wherever the notebook has enough at hand for each.
+    opening.sort(key=lambda cell: ("in_short(" not in cell.source, bool(_TABLE.search(cell.source))))
     rest = [cell for cell in notebook.cells if cell not in opening]
     notebook.cells = list(_folded(part for cell in (*rest[:1], *opening, *rest[1:]) for part in _parts(cell)))
     for cell in notebook.cells:
