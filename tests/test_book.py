@@ -163,17 +163,34 @@ def test_a_page_begins_with_legend_data_and_device(
     assert page.first_at_hand("set5", "embedded") == "embedded"
 
 
-def test_every_claim_has_a_box_or_row_that_says_its_verdict() -> None:
+def test_every_claim_has_a_line_that_says_its_verdict_and_opens_for_its_rule() -> None:
     entries = claims.ledger([])
-    boxes = [parsed(book.verdict_boxes([entry])) for entry in entries]
+    boxes = parsed(book.verdict_boxes(entries)).find_all("details")
     for (claim, judgement), box in zip(entries, boxes, strict=True):
-        assert box.section["data-claim"] == claim.id
-        assert box.section["data-verdict"] == judgement.verdict
+        assert (box["data-claim"], box["data-verdict"]) == (claim.id, judgement.verdict)
+        assert f"{book.SIGNS[judgement.verdict]} {claim.id} {judgement.verdict}" in box.summary.get_text()
+        assert claim.rule not in box.summary.get_text()
         assert claim.rule in box.get_text()
-    rows = parsed(book.verdict_boxes(entries)).find_all(attrs={"data-claim": True})
-    assert [(row["data-claim"], row["data-verdict"]) for row in rows] == [
-        (claim.id, judgement.verdict) for claim, judgement in entries
-    ]
+
+
+def test_a_badge_says_its_verdict_by_sign_and_word_and_leads_to_the_ledger() -> None:
+    entries = claims.ledger(results.recorded())
+    assert len({book.SIGNS[judgement.verdict] for _, judgement in entries}) == len(book.SIGNS)
+    badges = parsed(book.badges(entries, "claims.html")).find_all("a")
+    for (claim, judgement), badge in zip(entries, badges, strict=True):
+        assert badge["href"] == f"claims.html#{claims.anchor(claim.id)}"
+        assert badge.get_text() == f"{book.SIGNS[judgement.verdict]} {claim.id} {judgement.verdict}"
+        assert f"verdict-{judgement.verdict.replace(' ', '-')}" in badge["class"]
+    assert not parsed(book.badges(entries)).find("a", href=True), "a plain notebook has no ledger to lead to"
+
+
+def test_a_page_says_its_answer_in_short(measured: results.Record) -> None:
+    shown = book.in_short("It reaches {}.", measured.shown, claims=["S8", "S10"], records=results.recorded())
+    box = parsed(shown).find(class_="in-short")
+    assert "measured in this run: 30.06 dB" in box.get_text()
+    assert [badge["data-claim"] for badge in box.find_all("a")] == ["S8", "S10"]
+    assert "<!--badges S8 S10-->" in shown.html
+    assert "S8" in shown.text
 
 
 def test_a_notebook_says_that_its_verdicts_rest_on_its_own_run() -> None:

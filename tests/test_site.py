@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
 from abpn_lib import results
@@ -157,8 +158,8 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "format: jb-book\nroot: book/index\nchapters:\n  - file: notebooks/page\n  - file: book/claims\n"
     )
     (root / "book" / "index.md").write_text(
-        "# Home\n\n```{include} _generated/verdicts.md\n```\n\n"
-        "[A page](../notebooks/page.ipynb), [claims](claims.md)\n\n```{bibliography}\n```\n"
+        "# Home\n\n"
+        "[A page](../notebooks/page.ipynb), [claims](claims.md) {{ colab }}\n\n```{bibliography}\n```\n"
     )
     (root / "book" / "references.bib").write_text("@misc{a, author={Du, Z.}, title={ABPN}, year={2021}}\n")
     notebook = _notebook(root / "notebooks" / "page.ipynb", KEEPS, SHOWS)
@@ -222,10 +223,23 @@ def test_every_verdict_of_the_built_book_is_the_ledgers() -> None:
     assert shown == {id: {ledger[id]} for id in shown}
 
 
+def test_the_build_wrote_every_page_of_the_table_of_contents() -> None:
+    pages = ROOT / "_build" / "html"
+    if not (pages / "index.html").is_file():
+        pytest.skip("the book is not built: make book")
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    named = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    assert [name for name in named if not (pages / f"{name}.html").is_file()] == []
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks <= set(named), "every notebook has its page"
+
+
 def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
     page = BeautifulSoup((public_site / "notebooks" / "page.html").read_text(), "html.parser")
     buttons = [a["href"] for a in page.find_all("a", href=True) if "colab.research" in a["href"]]
     assert buttons == [f"{PUBLIC.colab}/page.ipynb"]
+    front = BeautifulSoup((public_site / "book" / "index.html").read_text(), "html.parser")
+    assert front.find("a", string="Run it in Colab")["href"] == f"{PUBLIC.colab}/page.ipynb"
     assert (public_site / "colab" / "page.ipynb").is_file()
     assert page.find("a", href=PUBLIC.repository), "the repository's button"
 

@@ -16,19 +16,17 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import nbformat
 import yaml  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
 
-from abpn_lib import book, claims, paper, results
+from abpn_lib import claims, results
 from abpn_lib.files import AbpnError, sha256, write_atomically
-from tools import BuildError, browser
+from tools import BuildError, browser, front, layout
 
 __all__ = ["Address", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
 
@@ -41,8 +39,6 @@ _DATA = {
     "abpn_lib.book": ("records/*.json",), "abpn_lib.claims": ("records/*.json", "claims/*.j2"),
     "abpn_lib.train.recipe": ("recipes/*.yaml",),
 }
-# A verdict on a page stands between these; the build puts the ledger's in place of the notebook's own.
-_VERDICTS = re.compile(r"<!--verdicts ([\w. -]*?)-->.*?<!--/verdicts-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def write_ledger(record_files: Iterable[Path], page: Path, summary: Path) -> Non
     measured = [record for path in record_files for record in results.load(path, "measured")]
     judged = claims.ledger([*measured, *results.recorded()])
     data = page.with_name("claims.json")
-    written = {page: claims.page(judged), summary: _summary(judged), data: claims.to_json(judged)}
+    written = {page: claims.page(judged), summary: front.page(judged, measured), data: claims.to_json(judged)}
     for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
@@ -289,7 +285,7 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
     (target / "notebooks").mkdir()
     judged = _judged(ledger / "claims.json")
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        staged = _with_verdicts(nbformat.read(executed / notebook.name, as_version=4), judged)
+        staged = layout.page_of(nbformat.read(executed / notebook.name, as_version=4), judged)
         nbformat.write(staged, target / "notebooks" / notebook.name)
     (target / "book" / "_generated").mkdir()
     shutil.copyfile(ledger / "claims.md", target / "book" / "claims.md")
@@ -300,6 +296,9 @@ def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Addr
         config.setdefault("html", {})["use_repository_button"] = True
     if address.colab:
         config["launch_buttons"] = {"colab_url": _COLAB}
+    first = sorted((root / "notebooks").glob("*.ipynb"))[0].name
+    colab = f"[Run it in Colab]({address.colab}/{first})" if address.colab else ""
+    config["parse"]["myst_substitutions"] = {"colab": colab}
     if address.site:
         config.setdefault("html", {})["baseurl"] = address.site
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -319,45 +318,12 @@ def _judged(path: Path) -> dict[str, tuple[claims.Claim, claims.Judgement]]:
     return judged
 
 
-def _with_verdicts(
-    notebook: nbformat.NotebookNode, judged: Mapping[str, tuple[claims.Claim, claims.Judgement]]
-) -> nbformat.NotebookNode:
-    """The notebook with the ledger's verdicts: a claim is judged once, by all records, whatever page shows it."""
-
-    def boxes(found: re.Match[str]) -> str:
-        return book.verdict_boxes([judged[id] for id in found[1].split()]).html
-
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            shown = output.get("data", {})
-            if "text/html" in shown:
-                shown["text/html"] = _VERDICTS.sub(boxes, "".join(shown["text/html"]))
-    return notebook
-
-
 def _point_buttons_at_copies(pages: Path, address: Address) -> None:
     # The theme can only point Colab at the page's own path; the copies that install the wheel lie under colab/.
     if address.colab:
         for path in pages.glob("notebooks/*.html"):
             text = path.read_text().replace(f"/blob/{_SITE_BRANCH}/notebooks/", f"/blob/{_SITE_BRANCH}/colab/")
             write_atomically(path, text.encode())
-
-
-def _summary(judged: Sequence[tuple[claims.Claim, claims.Judgement]]) -> str:
-    """What the paper says in its text, claim by claim, and how many claims of tables and figures have which verdict."""
-    rows = []
-    for verdict in get_args(claims.Verdict):
-        found = [claim for claim, judgement in judged if judgement.verdict == verdict]
-        groups = Counter(claim.section for claim in found if "." in claim.id)
-        parts = [f"{section}: {groups[section]}" for section in paper.SECTIONS if groups[section]]
-        parts += [", ".join(f"[{claim.id}](#{claims.anchor(claim.id)})" for claim in found if "." not in claim.id)]
-        rows.append(f"| {verdict} | {len(found)} | {'; '.join(filter(None, parts)) or 'none'} |")
-    head = "| verdict | claims | which (S and a number: the statements in the text) |\n|---|--:|---|\n"
-    argument = "| what the paper says | on our records |\n|---|---|\n" + "\n".join(
-        f"| [{claim.id}](#{claims.anchor(claim.id)}) {claim.statement.replace('|', '/')} | {judgement.verdict} |"
-        for claim, judgement in judged if "." not in claim.id
-    )
-    return f"{argument}\n\nAll {len(judged)} claims:\n\n{head}" + "\n".join(rows) + "\n"
 
 
 # Jupyter Book puts MathJax and Thebe, both from CDNs, into every page, and Thebe twice, which is a script error. The
@@ -430,7 +396,7 @@ def _cleaned(path: Path) -> nbformat.NotebookNode:
         tags = cell.metadata.setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
-        elif cell.cell_type == "code" and "parameters" not in tags:
+        elif cell.cell_type == "code":
             # Readers come for the results; the code is one click away.
             tags.append("hide-input")
     return notebook

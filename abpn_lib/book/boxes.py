@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from abpn_lib import paper
-from abpn_lib.book.tables import Html, table
-from abpn_lib.claims import Claim, Judgement, claim, judge
+from abpn_lib.book.tables import Html, note
+from abpn_lib.claims import Claim, Judgement, anchor, claim, judge
+from abpn_lib.claims.shapes import Verdict
 from abpn_lib.results import Record
-from abpn_lib.values import MARKS
+from abpn_lib.values import MARKS, Value
 
-# More claims than this stand in a table, a row each.
-_MOST_BOXES = 6
+SIGNS: Mapping[Verdict, str] = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable here": "–"}
+"""What stands before each verdict, so that colour is never the only difference."""
+
+
+def in_short(
+    text: str, *cells: Value | str, claims: Sequence[str], records: Iterable[Record], **named: Value | str
+) -> Html:
+    """A page's answer in a box: a few sentences with values in them (see `note`), and claims as badges.
+
+    The badges stand between the comments ``<!--badges S8 S9-->`` and ``<!--/badges-->``, as in `verdicts`.
+    """
+    said, known = note(text, *cells, **named), list(records)
+    marks = badges([(claim(id), judge(id, known)) for id in claims])
+    return Html(
+        f'<div class="in-short" style="border-left:4px solid;padding:.5em 1em"><strong>In short</strong>{said.html}'
+        f'<p><!--badges {" ".join(claims)}-->{marks.html}<!--/badges--></p></div>',
+        f"In short: {said.text}\n{marks.text}",
+    )
+
+
+def badges(entries: Sequence[tuple[Claim, Judgement]], ledger: str = "") -> Html:
+    """Judged claims as small labels of sign, id and verdict; each a link where `ledger` is that page's address."""
+    shown = [
+        f'<a class="claim-badge {_slug(judgement.verdict)}" title="{html.escape(entry.statement)}" '
+        f'data-claim="{entry.id}" data-verdict="{judgement.verdict}"'
+        + (f' href="{ledger}#{anchor(entry.id)}"' if ledger else "") + f">{_words(entry, judgement)}</a>"
+        for entry, judgement in entries
+    ]
+    return Html(" ".join(shown), "; ".join(_words(*entry) for entry in entries))
 
 
 def verdicts(ids: Sequence[str], records: Iterable[Record]) -> Html:
@@ -35,12 +63,10 @@ def verdicts(ids: Sequence[str], records: Iterable[Record]) -> Html:
 
 
 def verdict_boxes(entries: Sequence[tuple[Claim, Judgement]]) -> Html:
-    """Judged claims: each with its rule, what was measured, and the verdict; many of them in a table, a row each.
+    """Judged claims, a line each, which opens for the rule, what was measured, and why.
 
-    Box or row, each has ``data-claim`` (the claim's id) and ``data-verdict`` (the verdict).
+    Each has ``data-claim`` (the claim's id) and ``data-verdict`` (the verdict).
     """
-    if len(entries) > _MOST_BOXES:
-        return _rows(entries)
     boxes = [_box(entry, judgement) for entry, judgement in entries]
     return Html("".join(box.html for box in boxes), "\n".join(box.text for box in boxes))
 
@@ -59,7 +85,10 @@ def provenance(records: Iterable[Record]) -> Html:
         f"by <code>{html.escape(command)}</code></li>"
         for (kind, where, command), count in groups.items()
     ]
-    return Html(f'<ul class="provenance">{"".join(lines) or "<li>No records.</li>"}</ul>', f"{len(lines)} sources")
+    return Html(
+        '<details class="more provenance"><summary>Where this page\'s values come from</summary>'
+        f'<ul>{"".join(lines) or "<li>No records.</li>"}</ul></details>', f"{len(lines)} sources",
+    )
 
 
 def _mark(kind: str) -> str:
@@ -78,31 +107,26 @@ def _box(entry: Claim, judgement: Judgement) -> Html:
     lines = {
         "The paper": f"{html.escape(entry.statement)} {_quotes(entry)} ({html.escape(entry.where)})",
         "Rule": html.escape(entry.rule), "Here": f"{html.escape(judgement.measured)} {kinds}".strip(),
+        "Judged on": judgement.device if judgement.verdict != "not testable here" else "",
         "Why": html.escape(judgement.why),
     }
-    device = f", on {judgement.device}" if judgement.device and judgement.verdict != "not testable here" else ""
     listed = "".join(
         f'<div><dt style="display:inline;font-weight:bold">{title}:</dt> '
         f'<dd style="display:inline;margin:0">{text}</dd></div>'
         for title, text in lines.items() if text
     )
     return Html(
-        f'<section class="verdict verdict-{judgement.verdict.replace(" ", "-")}" aria-label="Claim {entry.id}" '
-        f'data-claim="{entry.id}" data-verdict="{judgement.verdict}" '
-        f'style="border-left:4px solid;padding:.5em 1em;margin:1em 0">'
-        f'<p style="margin:0"><strong>{entry.id}: {judgement.verdict}</strong>{device}</p>'
-        f'<dl style="margin:0">{listed}</dl></section>',
-        f"{entry.id}: {judgement.verdict}. {judgement.measured}. {judgement.why}",
+        f'<details class="verdict {_slug(judgement.verdict)}" data-claim="{entry.id}" '
+        f'data-verdict="{judgement.verdict}" style="border-left:4px solid;padding:.2em 1em;margin:.4em 0">'
+        f'<summary><strong class="claim-badge">{_words(entry, judgement)}</strong> {html.escape(entry.statement)}'
+        f'</summary><dl style="margin:.5em 0">{listed}</dl></details>',
+        f"{_words(entry, judgement)}. {judgement.measured}. {judgement.why}",
     )
 
 
-def _rows(entries: Sequence[tuple[Claim, Judgement]]) -> Html:
-    rows = [
-        (entry.id, entry.statement, Html(
-            f'<span data-claim="{entry.id}" data-verdict="{judgement.verdict}">{judgement.verdict}</span>',
-            judgement.verdict,
-        ), judgement.measured or judgement.why)
-        for entry, judgement in entries
-    ]
-    caption = f"The verdicts on {entries[0][0].id} to {entries[-1][0].id}; the ledger gives each rule"
-    return table(rows, ["Claim", "What it says", "Verdict", "Here"], caption=caption)
+def _words(entry: Claim, judgement: Judgement) -> str:
+    return f"{SIGNS[judgement.verdict]} {entry.id} {judgement.verdict}"
+
+
+def _slug(verdict: str) -> str:
+    return f"verdict-{verdict.replace(' ', '-')}"
