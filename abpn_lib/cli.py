@@ -154,15 +154,10 @@ def _prepare_tensorflow(threads: int) -> None:
 def _add_models(commands: Any) -> None:
     add = _command(commands, "models", _models, "list the shipped models", "abpn models --json")
     add("--json", action="store_true", help="print name, path, kind, sha256 and provenance as JSON")
-    add("--out", type=_file_to_write, default=None, help="write their sizes and training steps as records")
 
 
 def _models(options: argparse.Namespace) -> None:
     catalogue = models.catalogue()
-    if options.out:
-        from abpn_lib import measure
-
-        results.save(options.out, measure.records_of_models(catalogue, _context(options)))
     if options.json:
         print(json.dumps([{**asdict(model), "path": str(model.path)} for model in catalogue], indent=1))
         return

@@ -125,28 +125,6 @@ def records_of(
     return records
 
 
-def records_of_models(catalogue: Iterable[models.Model], context: Context) -> list[Record]:
-    """What a shipped model's file says of itself: its "size" in bytes, and the "training-steps" behind it.
-
-    The columns of the latter are the fields of its recipe, as text.
-    """
-    records = []
-    for model in catalogue:
-        fields = {key: str(value) for key, value in model.provenance["recipe"].items()}
-        recipe: dict[str, Any] = {_OWN.get(key, key): text for key, text in fields.items() if key not in _NO_COLUMNS}
-        size = model.path.stat().st_size
-        records.append(context.record("size", model.name, size, "bytes", model_sha256=model.sha256))
-        records.append(context.record(
-            "training-steps", model.name, model.provenance["steps"], "", recipe, model_sha256=model.sha256,
-        ))
-    return records
-
-
-# A record's own network and seed are those of the model's name.
-_OWN = {"network": "architecture", "seed": "recipe_seed"}
-_NO_COLUMNS = ("steps", "halve_at")
-
-
 def model_path(name: str) -> Path:
     """The file of a shipped model, of one of the authors' (`datasets.OFFICIAL`), or at a path.
 

@@ -77,25 +77,6 @@ class DepthToSpace(_Scaled):
         return tf.nn.depth_to_space(x, self.scale) if self.scale > 1 else x
 
 
-@keras.utils.register_keras_serializable("abpn")
-class Resize(_Scaled):
-    """Enlarge (N, H, W, C) to (N, sH, sW, C) by `method`, "nearest" or "bilinear" (half-pixel centres)."""
-
-    def __init__(self, scale: int, method: str, **kwargs: Any) -> None:
-        super().__init__(scale, **kwargs)
-        self.method = method
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.image.resize(x, tf.shape(x)[1:3] * self.scale, method=self.method)
-
-    def compute_output_shape(self, shape: tuple) -> tuple:
-        height, width = (n and n * self.scale for n in shape[1:3])
-        return (shape[0], height, width, shape[3])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "method": self.method}
-
-
 def build(name: str, scale: int = 3, *, channels: int | None = None, pairs: int = 5, seed: int = 0) -> keras.Model:
     """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights of this seed (section 4.1).
 
@@ -161,7 +142,8 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
         x = keras.layers.Add(name="anchor_add")([x, Anchor(scale, name="anchor")(lr)])
     x = DepthToSpace(scale, name="shuffle")(x)  # (N, 3H, 3W, 3)
     if name in ("nearest", "bilinear"):
-        x = keras.layers.Add(name="image_add")([x, Resize(scale, name, name="resize")(lr)])
+        enlarged = keras.layers.UpSampling2D(scale, interpolation=name, name="resize")(lr)  # half-pixel centres
+        x = keras.layers.Add(name="image_add")([x, enlarged])
     return x
 
 

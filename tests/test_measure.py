@@ -10,6 +10,7 @@ import pytest
 
 from abpn_lib import datasets, degradation, measure, metrics, models, results
 from abpn_lib.files import DataError, InputError, ModelError
+from tools import catalogue
 
 
 def evaluate(upscale, images, **options):
@@ -166,7 +167,7 @@ def test_models_that_cannot_be_scored_together_are_refused():
 
 
 def test_shipped_files_say_their_size_and_steps(context):
-    found = measure.records_of_models(models.catalogue(), context)
+    found = catalogue.records(models.catalogue(), context)
     sizes = {record.subject: record.value for record in found if record.quantity == "size"}
     assert sizes == {model.name: model.path.stat().st_size for model in models.catalogue()}
     (steps,) = results.select("training-steps", found, network="abpn-long", form="int8-ptq")

@@ -12,11 +12,11 @@ import html
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
-from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, ScalarFormatter
@@ -33,13 +33,7 @@ if TYPE_CHECKING:
 _CSS_DPI = 96
 _SHARPNESS = 2
 
-# Each colour reaches a contrast of at least 3:1 against its page.
-_LIGHT = {
-    "ink": "#1f2328", "grid": "#d0d7de", "cycle": ["#0b62a4", "#b35900", "#1a7f37", "#8250df", "#57606a", "#a40e26"],
-}
-_DARK = {
-    "ink": "#e6edf3", "grid": "#444c56", "cycle": ["#6cb6ff", "#f0a35e", "#6bc46d", "#c297ff", "#adbac7", "#ff938a"],
-}
+_STYLES = Path(__file__).parent
 
 
 def themed(
@@ -52,7 +46,7 @@ def themed(
     """
     if not alt.strip():
         raise ValueError("a figure needs alternative text: say in `alt` what it shows")
-    light, dark = (_png(draw, theme, width, height) for theme in (_LIGHT, _DARK))
+    light, dark = (_png(draw, theme, width, height) for theme in ("light", "dark"))
     size = f'width="{round(width * _CSS_DPI)}" height="{round(height * _CSS_DPI)}"'
     shared = f'alt="{html.escape(alt)}" {size}'
     # Outside the book nothing swaps the two, and the light one may stand on a dark notebook: hence its white ground.
@@ -77,7 +71,7 @@ def bars(
     every bar; `alt` adds to it.
     """
     names = dict(rows) if isinstance(rows, Mapping) else {row: row for row in rows}
-    found = {legend: [_value(values.get(id)) for id in names] for legend, values in series.items()}
+    found = {legend: [_value(values.get(id), digits) for id in names] for legend, values in series.items()}
     unit = _unit(quantity, found.values())
     thickness = 0.8 / max(len(found), 1)
 
@@ -100,7 +94,7 @@ def bars(
                 # Behind the bar and its whisker, so that neither strikes the number through.
                 end = max([value.number, *(value.interval or []), *([] if log else [0.0])])
                 place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
-                axes.annotate(_number(value, digits), (end, height), **place)
+                axes.annotate(_number(value), (end, height), **place)
         axes.set_yticks(places, list(names.values()))
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(f"{quantity} [{unit}]")
@@ -113,7 +107,7 @@ def bars(
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
     described = "; ".join(
-        f"{name} " + " / ".join(_number(value, digits) if value else "none" for value in values)
+        f"{name} " + " / ".join(_number(value) if value else "none" for value in values)
         for name, *values in zip(names.values(), *found.values(), strict=True)
     )
     text = f"Bars of {quantity} [{unit}], {' / '.join(found)}: {described}. {alt}".strip()
@@ -134,7 +128,7 @@ def lines(
     if not x.strip():
         raise ValueError("lines need a name for their horizontal axis, with its unit if it has one")
     found = {
-        legend: {float(at): value for at, cell in values.items() if (value := _value(cell))}
+        legend: {float(at): value for at, cell in values.items() if (value := _value(cell, digits))}
         for legend, values in series.items()
     }
     found = {legend: dict(sorted(points.items())) for legend, points in found.items() if points}
@@ -156,7 +150,7 @@ def lines(
             axes.legend(frameon=False)
 
     short = sum(map(len, found.values())) <= 2 * _FEW
-    described = "; ".join(f"{legend} {_course(points, digits, short)}" for legend, points in found.items())
+    described = "; ".join(f"{legend} {_course(points, short)}" for legend, points in found.items())
     return themed(draw, alt=f"Lines of {quantity} [{unit}] against {x}: {described}. {alt}".strip(), height=height,
                   caption=caption)
 
@@ -204,12 +198,12 @@ def image_grid(
 _FEW = 12
 
 
-def _value(cell: Any) -> Value | None:
+def _value(cell: Any, digits: int | None) -> Value | None:
     if is_missing(cell):
         return None
     if not isinstance(cell, Value):
         raise TypeError(f"{cell!r} is a bare number: a figure shows Values, which carry their unit and kind")
-    return cell
+    return cell if digits is None else cell.rounded(digits)
 
 
 def _unit(quantity: str, series: Iterable[Iterable[Value | None]]) -> str:
@@ -219,13 +213,13 @@ def _unit(quantity: str, series: Iterable[Iterable[Value | None]]) -> str:
     return units.pop() or "no unit"
 
 
-def _number(value: Value, digits: int | None) -> str:
-    return f"{value.number:.{value.digits if digits is None else digits}f}"
+def _number(value: Value) -> str:
+    return f"{value.number:.{value.digits}f}"
 
 
-def _course(points: Mapping[float, Value], digits: int | None, short: bool) -> str:
+def _course(points: Mapping[float, Value], short: bool) -> str:
     """A line in words: every point of a short one, begin, end and greatest value of a long one."""
-    shown = {at: f"{_number(value, digits)} at {at:g}" for at, value in points.items()}
+    shown = {at: f"{_number(value)} at {at:g}" for at, value in points.items()}
     if short or len(points) < 2:
         return ", ".join(shown.values())
     first, *_, last = points
@@ -233,15 +227,8 @@ def _course(points: Mapping[float, Value], digits: int | None, short: bool) -> s
     return f"from {shown[first]} to {shown[last]}" + ("" if best == last else f", at most {shown[best]}")
 
 
-def _png(draw: Callable[[Figure], None], theme: Mapping[str, Any], width: float, height: float) -> str:
-    ink = theme["ink"]
-    settings: dict[str, Any] = {
-        "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink,
-        "grid.color": theme["grid"], "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none",
-        "legend.facecolor": "none", "axes.prop_cycle": cycler(color=theme["cycle"]), "font.size": 10,
-        "lines.color": ink, "patch.edgecolor": ink, "hatch.color": ink, "hatch.linewidth": 0.4,
-    }
-    with matplotlib.rc_context(settings):
+def _png(draw: Callable[[Figure], None], theme: str, width: float, height: float) -> str:
+    with matplotlib.style.context([_STYLES / "figure.mplstyle", _STYLES / f"{theme}.mplstyle"]):
         figure = Figure(figsize=(width, height), dpi=_CSS_DPI * _SHARPNESS, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)

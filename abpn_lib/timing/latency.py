@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from abpn_lib import paper
 from abpn_lib.files import DeviceError, InputError, ModelError, sha256
 from abpn_lib.results import Column, Context, Record, columns_of
 from abpn_lib.tflite import graph
@@ -175,11 +176,12 @@ def time_nodes(
     small, prefix = f"{width // 3}x{height // 3}", "node" if precision == "int8" else "float"
     options: dict[str, Any] = {"threads": threads, "kernels": kernels}
     with tempfile.TemporaryDirectory() as scratch:
-        built = nodes.build(Path(scratch), height=height, width=width, channels=channels, precision=precision)
-        runners = {f"{prefix}-{node}": Runner(path, size, fit=False, **options)
-                   for node, path in built.items() if node not in without}
+        build = partial(nodes.build, Path(scratch), channels=channels)
+        wanted = [node for node in paper.META_NODES if node not in without]
+        built = build(wanted, height=height, width=width, precision=precision)
+        runners = {f"{prefix}-{node}": Runner(path, size, fit=False, **options) for node, path in built.items()}
         if concat9:
-            joined = nodes.build_concat9(Path(scratch), height=height // 3, width=width // 3, channels=channels)
+            joined = build(["concat9"], height=height // 3, width=width // 3)["concat9"]
             runners["node-concat9-lr"] = Runner(joined, small, **options)
     models = {name: Runner(path, small, **options) for name, path in (beside or {}).items()}
     copies = {name: f"handover-{name.partition('-')[2]}" for name in runners}

@@ -5,7 +5,7 @@ Source: section 3.1 and Table 1; section 3.2 for the concatenation of nine LR im
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +22,14 @@ RESIZES = ("nearest", "bilinear")
 
 _SCALE = 3
 
-PEAK_PRODUCTS = 48**2 * 9 * 256**2
-"""Multiply-accumulates of the peak convolution (`build_peak`)."""
-
 
 def build(
-    folder: Path, *, height: int = 1080, width: int = 1920, channels: int = 3, precision: Precision = "int8"
+    folder: Path, names: Iterable[str] = tuple(paper.META_NODES), *, height: int = 1080, width: int = 1920,
+    channels: int = 3, precision: Precision = "int8",
 ) -> dict[str, Path]:
-    """Write each of `paper.META_NODES` as a .tflite of one operator, int8 or float32 in and out; return the paths.
+    """Write each node as a .tflite of one operator, int8 or float32 in and out; return the paths.
 
+    `names` are of `paper.META_NODES`, or "concat9": nine copies of an image joined, which ABRL's anchor is (S7).
     The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that, the network's
     input. Table 1 does not say how many channels its "1080P network output" has: 3 is the literal reading, and 28
     channels at 360x640 is what an inner layer of the network sees. The split is into the least number of equal parts,
@@ -38,21 +37,7 @@ def build(
     """
     if min(height, width) < _SCALE or channels < 2:
         raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
-    return {node: _written(folder, node, height, width, channels, precision) for node in paper.META_NODES}
-
-
-def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
-    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
-    return _written(folder, "concat9", height, width, channels, "int8")
-
-
-def build_peak(folder: Path, *, precision: Precision = "int8") -> Path:
-    """Write a 3x3 convolution that keeps a core as busy as it gets, of `PEAK_PRODUCTS`.
-
-    256 channels at 48x48 pixels: large enough for the fastest kernels, small enough to stay in the cache. What it
-    reaches is this machine's peak in practice, against which a network's operators are held.
-    """
-    return _written(folder, "conv3", 48, 48, 256, precision)
+    return {node: _written(folder, node, height, width, channels, precision) for node in names}
 
 
 def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:
