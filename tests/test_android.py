@@ -122,8 +122,9 @@ def test_reports_of_every_form_are_read(
 ) -> None:
     report = android.read_report(text)
     assert report is not None
-    assert (report.count, report.spread_is) == (count, spread_is)
-    assert (report.value_ms, report.low_ms, report.high_ms) == pytest.approx((value, low, high))
+    found, _ = report
+    assert (found["count"], found["spread_is"]) == (count, spread_is)
+    assert (found["value"], *found["spread"]) == pytest.approx((value, low, high))
 
 
 @pytest.mark.parametrize("text", [
@@ -148,7 +149,7 @@ def test_a_report_that_came_to_no_end_is_none(text: str) -> None:
 def test_what_a_delegate_took_is_read(line: str, taken: dict[str, str]) -> None:
     report = android.read_report(f"STARTING!\r\n{line}\r\n{NEW}")
     assert report is not None
-    assert report.taken == taken
+    assert report[1] == taken
 
 
 # A phone that does as it should

@@ -115,7 +115,7 @@ def test_ratios_and_differences_are_taken_round_by_round() -> None:
     assert rounds.paired_ratio(a, b) == (2.0, 2.0, 2.0)
     assert rounds.subtract(a, b) == b
     for compare in (rounds.paired_ratio, rounds.subtract):
-        with pytest.raises(ValueError, match="do not pair"):
+        with pytest.raises(ValueError, match="argument 2 is"):
             compare(timing(1.0, 2.0), timing(1.0))
     with pytest.raises(DeviceError, match="too short"):
         rounds.paired_ratio(timing(1.0), timing(0.0))
@@ -136,8 +136,8 @@ def test_models_are_timed_into_complete_records(any_size: Path, tmp_path: Path) 
     results.save(tmp_path / "records.json", timed.records.values())
     assert results.load(tmp_path / "records.json", "measured") == list(timed.records.values())
 
-    ratio = timed.ratio("abpn-int8-ptq", "fsrcnn-int8-ptq", "cpu")
-    assert ratio.quantity == "cpu-time-ratio"
+    ratio = timed.ratio("abpn-int8-ptq", "fsrcnn-int8-ptq")
+    assert ratio.quantity == "latency-ratio"
     assert ratio.subject == "abpn-int8-ptq/fsrcnn-int8-ptq"
     assert (ratio.get("size"), ratio.get("threads"), ratio.count) == ("24x20", 2, 9)
     assert ratio.spread is not None

@@ -87,7 +87,7 @@ def test_the_plain_way_gives_pairs_like_ours_from_arrays_and_from_files(cat: np.
     Image.fromarray(cat).save(tmp_path / "cat.png")
     arrays = throughput.plain_batches([cat], 3, 8, 3, seed=5)
     files = throughput.plain_batches([tmp_path / "cat.png"], 3, 8, 3, seed=5)
-    ours = batches.batch_at(batches.Patches([cat], 3, 8), 3, 0, 0)
+    ours = batches.batch_at(batches.Patches([cat], TINY.recipe), 3, 0, 0)
     for plain, opened in itertools.islice(zip(arrays, files, strict=True), 3):
         assert [(a.shape, a.dtype) for a in plain] == [(a.shape, a.dtype) for a in ours]
         np.testing.assert_array_equal(plain[1], opened[1])
@@ -105,7 +105,7 @@ from tools import BuildError
 from abpn_lib.train import batches, loop
 from abpn_lib.train.recipe import recipe
 tf.config.experimental.enable_op_determinism()
-patches = batches.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+patches = batches.Patches([skimage.data.chelsea()[:60, :90]], recipe("paper", patch=8))
 recipe = recipe("paper", steps=12, batch=2, patch=8)
 made = list(batches.batches(patches, recipe, 3))
 assert len(made) == 9
@@ -134,7 +134,7 @@ def counted(*arguments):
     return make(*arguments)
 
 batches.batch_at = counted
-patches = batches.Patches([skimage.data.chelsea()[:60, :90]], 3, 8)
+patches = batches.Patches([skimage.data.chelsea()[:60, :90]], recipe("paper", patch=8))
 iterator = iter(batches.batches(patches, recipe("paper", steps=12, batch=2, patch=8), 0))
 next(iterator)
 assert all(ahead.acquire(timeout=30) for _ in range(4)), "only the batch that was asked for was made"

@@ -104,7 +104,7 @@ def test_an_unknown_field_of_a_recipe_is_named(content: dict, word: str) -> None
 
 
 def test_batches_are_aligned_and_depend_on_seed_and_step_alone(cat: np.ndarray) -> None:
-    patches = batches.Patches([cat], 3, 16)
+    patches = batches.Patches([cat], replace(TINY, patch=16))
     lr, hr = batches.batch_at(patches, 4, seed=1, step=7)
     again, _ = batches.batch_at(patches, 4, seed=1, step=7)
     other, _ = batches.batch_at(patches, 4, seed=1, step=8)
@@ -122,7 +122,7 @@ def test_batches_are_aligned_and_depend_on_seed_and_step_alone(cat: np.ndarray) 
 
 def test_flips_and_rotations_all_occur() -> None:
     ramp = np.tile(np.arange(48, dtype=np.uint8)[:, None, None] * 5, (1, 48, 3))
-    patches = batches.Patches([ramp], 3, 16)
+    patches = batches.Patches([ramp], replace(TINY, patch=16))
     seen = {
         tuple(np.sign([lr[-1, 0, 0] - lr[0, 0, 0], lr[0, -1, 0] - lr[0, 0, 0]]).tolist())
         for step in range(20)
@@ -133,7 +133,7 @@ def test_flips_and_rotations_all_occur() -> None:
 
 def test_images_smaller_than_a_patch_are_refused() -> None:
     with pytest.raises(InputError, match="48 pixels"):
-        batches.Patches([np.zeros((30, 30, 3), np.uint8)], 3, 16)
+        batches.Patches([np.zeros((30, 30, 3), np.uint8)], replace(TINY, patch=16))
 
 
 def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path: Path, cat: np.ndarray) -> None:
@@ -372,8 +372,8 @@ def test_small_images_are_shown_as_copies_alone_and_less_often(cat: np.ndarray) 
     made = replace(TINY, rescaled_copies=(50,), photo_pixels=100_000, photo_weight=4.0)
     shown = list(batches.with_rescaled_copies([small, cat], made))
     assert [(image.shape[0], weight) for image, weight in shown] == [(75, 1.0), (300, 4.0), (150, 4.0)]
-    patches = batches.Patches([small, cat[:, :150]], 3, 16, weights=[1.0, 4.0])
-    np.testing.assert_allclose(patches.chance, [1 / 9, 8 / 9])
+    patches = batches.Patches([small, cat], replace(made, patch=16))
+    np.testing.assert_allclose(patches.chance, np.array([75**2, 4 * 300 * 450, 4 * 150 * 225]) / 680625)
 
 
 def test_dead_channels_of_a_run_are_counted(copy: Path, cat: np.ndarray) -> None:

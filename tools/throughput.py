@@ -181,7 +181,7 @@ def _ours(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> No
 
 def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:
     tf.config.experimental.enable_op_determinism()
-    for lr, _ in batches.batches(batches.Patches(images, recipe.scale, recipe.patch), recipe, 0):
+    for lr, _ in batches.batches(batches.Patches(images, recipe), recipe, 0):
         tick(lr)
 
 

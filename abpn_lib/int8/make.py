@@ -92,7 +92,7 @@ def make_models(
     if "int8-qat" in wanted and tuning:
         folder = run_folder / (f"{qat_recipe}" if network == run.recipe.network else f"{qat_recipe}-{network}")
         hr_images = (hr for _, hr in datasets.images(tuning.data, scale=scale))
-        validation = loop.validation_pairs(validate_on, scale) if validate_on else None
+        validation = loop.validation_pairs(validate_on, scale)
         tuned, ranges = qat.train_qat(model, ranges, tuning, hr_images, folder, validation=validation, **options)
         runs.write_provenance(folder, tuning, context, loop.threads())
         export_int8(tuned, ranges, out / f"{name}-int8-qat.tflite")

@@ -18,8 +18,7 @@ Kernels = Literal["xnnpack", "builtin"]
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
 _RESOLVERS = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
-_ANNOUNCED = threading.Event()
-_LOCK = threading.Lock()
+_ANNOUNCED = threading.Lock()  # taken for good by the first to come
 
 
 def interpreter(
@@ -67,19 +66,12 @@ def _announce(content: bytes) -> None:
     The line goes to the file descriptor of standard error, past Python, and no option of LiteRT's Python package
     and no environment variable keeps it back.
     """
-    with _LOCK:
-        if _ANNOUNCED.is_set():
-            return
-        _ANNOUNCED.set()
-        try:
-            kept = os.dup(2)
-        except OSError:  # standard error is closed
-            return
-        try:
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            with contextlib.suppress(ValueError, RuntimeError):
-                Interpreter(model_content=content).allocate_tensors()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    if not _ANNOUNCED.acquire(blocking=False):
+        return
+    # An OSError means that standard error is closed.
+    with contextlib.suppress(OSError, ValueError, RuntimeError), contextlib.ExitStack() as after:
+        kept, nowhere = os.dup(2), after.enter_context(Path(os.devnull).open("wb"))
+        after.callback(os.close, kept)
+        after.callback(os.dup2, kept, 2)
+        os.dup2(nowhere.fileno(), 2)
+        Interpreter(model_content=content).allocate_tensors()

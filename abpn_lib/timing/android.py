@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from abpn_lib.files import DeviceError, InputError, sha256
 from abpn_lib.results import Context, Record
@@ -37,6 +37,8 @@ MODELS = ("fsrcnn-fp32", "fsrcnn-int8-ptq", "abpn-fp32", "abpn-int8-ptq")
 """The shipped models that are timed when none is named: Table 3's two networks."""
 
 Kernels = CpuKernels | Literal["gpu", "nnapi"]
+Report = tuple[dict[str, Any], dict[str, str]]
+"""What `read_report` gives."""
 
 _DELEGATES: dict[str, tuple[str, str]] = {
     # The delegate's name in the report, and the flags that ask for it.
@@ -74,22 +76,6 @@ class Setting:
     def name(self) -> str:
         """The setting in a few letters: "CPU x4", "GPU", "NNAPI"."""
         return f"CPU x{self.threads}" if self.kernels in ("xnnpack", "builtin") else self.kernels.upper()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `benchmark_model` reports of `count` runs, in ms; of older builds, which give no median, the mean.
-
-    `spread_is` says what `low_ms` to `high_ms` is. `taken` names the delegates that took part of the graph, with
-    "wholly", "partly", or "" where an older build does not say.
-    """
-
-    count: int
-    value_ms: float
-    low_ms: float
-    high_ms: float
-    spread_is: str
-    taken: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -234,16 +220,15 @@ def follow(
                     yield Run(subject, setting, None, report)
                 else:
                     ran = True
-                    delegate, kernels = _DELEGATES[setting.kernels][0], setting.kernels
-                    if kernels == "xnnpack" and delegate not in report.taken:
+                    (found, taken), delegate, kernels = report, _DELEGATES[setting.kernels][0], setting.kernels
+                    if kernels == "xnnpack" and delegate not in taken:
                         kernels = "builtin"  # XNNPACK took nothing
-                    known = {"device-kind": phone.kind, "delegated": report.taken.get(delegate), "before": before,
+                    known = {"device-kind": phone.kind, "delegated": taken.get(delegate), "before": before,
                              "after": after, "channels": channels}
                     where = latency.columns(size, setting.threads, kernels)
+                    where |= {key: it for key, it in known.items() if it}
                     yield Run(subject, setting, there.record(
-                        "latency", subject, report.value_ms, "ms", where | {key: it for key, it in known.items() if it},
-                        count=report.count, spread=(report.low_ms, report.high_ms), spread_is=report.spread_is,
-                        model_sha256=sha256(path),
+                        "latency", subject, unit="ms", where=where, model_sha256=sha256(path), **found
                     ))
                 before = after
     if not ran:
@@ -273,7 +258,7 @@ def _run(phone: Phone, folder: str, number: int, subject: str, setting: Setting,
         raise DeviceError(f"this benchmark_model cannot run on {phone.shell.serial}, which is {phone.abi} ({reason}): "
                           "name one that was built for it")
     report = read_report(output) if status == 0 else None
-    if not report or (setting.kernels in ("gpu", "nnapi") and delegate not in report.taken):
+    if not report or (setting.kernels in ("gpu", "nnapi") and delegate not in report[1]):
         return _why(status, output)
     if setting.kernels == "nnapi" and "accelerators available: [nnapi-reference]" in output:
         return "NNAPI has no accelerator here, only its reference code for the CPU"
@@ -306,19 +291,22 @@ _WHOLLY = {"completely": "wholly", "fully": "wholly", "partially": "partly"}
 def read_report(output: str) -> Report | None:
     """What `benchmark_model` printed, read; None if it did not come to the end.
 
-    The runs' own line is the last one with ``count=``; the one before it is the warm-up's.
+    The first part is what a record takes: "value" and "spread" in ms (of older builds, which give no median, the mean),
+    "spread_is", and "count". The second has the delegates that took part of the graph, with "wholly", "partly", or ""
+    where an older build does not say. The runs' own line is the last one with ``count=``; the one before is the
+    warm-up's.
     """
     end = re.search(r"nference timings in us:", output)
     counted = re.findall(r"\b(count=\d+ .*)", output[:end.start()]) if end else []
     if not counted:
         return None
     of = {name: float(number) for name, number in re.findall(rf"(\w+)={_NUMBER}", counted[-1])}
-    keys, spread = ("avg", "min", "max"), "least and greatest run; the value is their mean"
+    keys, spread_is = ("avg", "min", "max"), "least and greatest run; the value is their mean"
     if "median" in of:
-        keys, spread = ("median", "p5", "p95"), "5th and 95th percentile of the runs"
+        keys, spread_is = ("median", "p5", "p95"), "5th and 95th percentile of the runs"
     # Of one run, or of runs that are all of one length, only that length may be printed.
     value, low, high = (of.get(key, of.get("curr", 0.0)) / 1000 for key in keys)
     if of["count"] < 1 or value <= 0:
         return None
     taken = {name: _WHOLLY.get(part, "") for name, part in _APPLIED.findall(output.replace("\r", ""))}
-    return Report(int(of["count"]), value, low, high, spread, taken)
+    return {"count": int(of["count"]), "value": value, "spread": (low, high), "spread_is": spread_is}, taken

@@ -27,7 +27,7 @@ from abpn_lib.results import Column, Context, Record, columns_of
 from abpn_lib.tflite import graph
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 from abpn_lib.timing import nodes
-from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
+from abpn_lib.timing.rounds import Timing, measure, paired_ratio, subtract
 
 
 def sides(size: str) -> tuple[int, int]:
@@ -114,12 +114,12 @@ class Timed:
     records: Mapping[str, Record]
     placed: Mapping[str, list[tuple[str, Kernels]]]
 
-    def ratio(self, of: str, over: str, clock: Clock = "wall") -> Record:
+    def ratio(self, of: str, over: str) -> Record:
         """How many times as long one took as the other, by rounds taken side by side, with the 95 % interval."""
-        value, low, high = paired_ratio(self.timings[of], self.timings[over], clock=clock)
+        value, low, high = paired_ratio(self.timings[of], self.timings[over])
         record = self.records[of]
         return self.context.record(
-            "latency-ratio" if clock == "wall" else "cpu-time-ratio", f"{of}/{over}", value, "",
+            "latency-ratio", f"{of}/{over}", value, "",
             {key: record.columns[key] for key in record.columns.keys() - columns_of(of).keys()}, count=record.count,
             spread=(low, high), spread_is="95 % interval of the paired ratio",
         )
@@ -176,12 +176,11 @@ def time_nodes(
     small, prefix = f"{width // 3}x{height // 3}", "node" if precision == "int8" else "float"
     options: dict[str, Any] = {"threads": threads, "kernels": kernels}
     with tempfile.TemporaryDirectory() as scratch:
-        build = partial(nodes.build, Path(scratch), channels=channels)
         wanted = [node for node in paper.META_NODES if node not in without]
-        built = build(wanted, height=height, width=width, precision=precision)
+        built = nodes.build(Path(scratch), wanted, height=height, width=width, channels=channels, precision=precision)
         runners = {f"{prefix}-{node}": Runner(path, size, fit=False, **options) for node, path in built.items()}
         if concat9:
-            joined = build(["concat9"], height=height // 3, width=width // 3)["concat9"]
+            joined = nodes.build_concat9(Path(scratch), height=height // 3, width=width // 3, channels=channels)
             runners["node-concat9-lr"] = Runner(joined, small, **options)
     models = {name: Runner(path, small, **options) for name, path in (beside or {}).items()}
     copies = {name: f"handover-{name.partition('-')[2]}" for name in runners}

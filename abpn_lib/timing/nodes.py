@@ -29,7 +29,7 @@ def build(
 ) -> dict[str, Path]:
     """Write each node as a .tflite of one operator, int8 or float32 in and out; return the paths.
 
-    `names` are of `paper.META_NODES`, or "concat9": nine copies of an image joined, which ABRL's anchor is (S7).
+    `names` are of `paper.META_NODES`, or "concat9" (`build_concat9`).
     The nodes take (1, height, width, channels); the two resize nodes enlarge x3 from a third of that, the network's
     input. Table 1 does not say how many channels its "1080P network output" has: 3 is the literal reading, and 28
     channels at 360x640 is what an inner layer of the network sees. The split is into the least number of equal parts,
@@ -38,6 +38,11 @@ def build(
     if min(height, width) < _SCALE or channels < 2:
         raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
     return {node: _written(folder, node, height, width, channels, precision) for node in names}
+
+
+def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
+    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
+    return build(folder, ["concat9"], height=height, width=width, channels=channels)["concat9"]
 
 
 def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:

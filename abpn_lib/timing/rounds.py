@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import binom
 
 from abpn_lib.files import DeviceError
@@ -71,7 +70,7 @@ def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15,
     return {name: Timing.of(*zip(*pairs[warmup:], strict=True)) for name, pairs in samples.items()}
 
 
-def median_interval(samples: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
+def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:
     """The median and the two order statistics that hold the true one with at least 95 %, whatever the distribution.
 
     Fewer than six samples cannot enclose it so surely: then these are the least and the greatest.
@@ -91,19 +90,12 @@ def paired_ratio(a: Timing, b: Timing, *, clock: Clock = "wall") -> tuple[float,
     of `b` is too short for the clock.
     """
     over, under = (timing.samples if clock == "wall" else timing.cpu_samples for timing in (a, b))
-    _check_pairs(over, under)
     if min(under) <= 0:
         raise DeviceError("a call was too short for the clock: let it do more work, such as a larger image")
-    return median_interval(np.divide(over, under))
+    return median_interval([one / other for one, other in zip(over, under, strict=True)])
 
 
 def subtract(whole: Timing, part: Timing) -> Timing:
     """What is left of `whole` without `part`, round by round; both must come from one `measure`."""
-    _check_pairs(whole.samples, part.samples)
-    wall, cpu = np.subtract(whole.samples, part.samples), np.subtract(whole.cpu_samples, part.cpu_samples)
-    return Timing.of(wall.tolist(), cpu.tolist())
-
-
-def _check_pairs(a: Sequence[float], b: Sequence[float]) -> None:
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} rounds do not pair: time both in one call of measure")
+    both = zip(whole.samples, part.samples, strict=True), zip(whole.cpu_samples, part.cpu_samples, strict=True)
+    return Timing.of(*([all_of_it - taken for all_of_it, taken in pairs] for pairs in both))

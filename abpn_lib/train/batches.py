@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -16,24 +15,19 @@ from abpn_lib.train.recipe import Recipe
 
 
 class Patches:
-    """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut.
+    """(LR, HR) image pairs held as uint8, from which batches of aligned patches are cut: what a recipe shows of images.
 
-    An image is drawn in proportion to its area times its weight (1 if no weights are given). Raises `InputError` if
-    no image is as large as a patch.
+    An image is drawn in proportion to its area times its weight. Raises `InputError` if none is as large as a patch.
     """
 
-    def __init__(
-        self, hr_images: Iterable[NDArray[np.uint8]], scale: int, patch: int, weights: Iterable[float] | None = None
-    ) -> None:
-        self.scale, self.patch = scale, patch
-        every = zip(hr_images, weights or itertools.repeat(1.0), strict=False)
-        used = [(hr, weight) for hr, weight in every if min(hr.shape[:2]) >= patch * scale]
+    def __init__(self, hr_images: Iterable[NDArray[np.uint8]], recipe: Recipe) -> None:
+        self.scale, self.patch, side = recipe.scale, recipe.patch, recipe.patch * recipe.scale
+        used = [(hr, weight) for hr, weight in with_rescaled_copies(hr_images, recipe) if min(hr.shape[:2]) >= side]
         if not used:
-            raise InputError(f"no image is as large as an HR patch of {patch * scale} pixels a side")
+            raise InputError(f"no image is as large as an HR patch of {side} pixels a side")
         # LR is made from the whole image, as DIV2K's is, not from the patch.
-        self.pairs = [(bicubic_down(hr, scale), hr) for hr, _ in used]
-        areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=np.float64)
-        weighted = areas * [weight for _, weight in used]
+        self.pairs = [(bicubic_down(hr, self.scale), hr) for hr, _ in used]
+        weighted = np.array([hr.shape[0] * hr.shape[1] // self.scale**2 * weight for hr, weight in used], np.float64)
         self.chance = weighted / weighted.sum()
 
 

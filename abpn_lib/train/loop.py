@@ -6,11 +6,12 @@ A run is a pure function of its recipe, its images and the number of threads: ba
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from tqdm import tqdm
 from abpn_lib import datasets, metrics, networks, results
 from abpn_lib.degradation import bicubic_down
 from abpn_lib.files import DataError, InputError, write_atomically
-from abpn_lib.train.batches import Patches, batches, with_rescaled_copies
+from abpn_lib.train.batches import Patches, batches
 from abpn_lib.train.recipe import Recipe
 from abpn_lib.train.runs import load_npz, load_weights, read_run, reading, save_npz, save_weights, write_provenance
 from abpn_lib.train.soap import Soap
 
-Validation = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+Validation = Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """(LR, HR) uint8 image pairs that are scored at each checkpoint."""
 
 
@@ -80,7 +81,7 @@ def pixel_psnr(model: keras.Model, pairs: Iterable[tuple[NDArray[np.uint8], NDAr
 
 def train(
     recipe: Recipe, hr_images: Iterable[NDArray[np.uint8]], folder: Path, *, model: keras.Model | None = None,
-    validation: Validation | None = None, save_every: int = 500, progress: bool = True,
+    validation: Validation = (), save_every: int = 500, progress: bool = True,
     strategy: tf.distribute.Strategy | None = None, each_step: Callable[[tf.Tensor], None] | None = None,
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
@@ -95,8 +96,7 @@ def train(
     last checkpoint and ends in the same bits. Raises `InputError` if the folder holds a run of another recipe or the
     devices cannot share a batch equally, `DataError` if its checkpoint cannot be read or the loss is not finite.
     """
-    shown = list(with_rescaled_copies(hr_images, recipe))
-    patches = Patches((hr for hr, _ in shown), recipe.scale, recipe.patch, [weight for _, weight in shown])
+    patches = Patches(hr_images, recipe)
     if strategy is None:
         # Variables of a model that is given cannot be moved to several devices afterwards.
         several = model is None and len(tf.config.list_logical_devices("GPU")) > 1
@@ -162,16 +162,16 @@ def run(
         datasets.require(name)
     model = build_after(after, recipe, datasets.spaced_lr_images(recipe.data, 32, recipe.scale)) if after else None
     images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
-    validation = validation_pairs(validate_on, recipe.scale) if validate_on else None
-    train(recipe, images, folder, model=model, validation=validation, save_every=save_every, progress=progress)
+    train(recipe, images, folder, model=model, validation=validation_pairs(validate_on, recipe.scale),
+          save_every=save_every, progress=progress)
     write_provenance(folder, recipe, context, threads(), after=after)
     return folder / "weights.npz"
 
 
 def validation_pairs(name: str, scale: int) -> Validation:
-    """The LR and HR images of a data set that a run is scored on; of the embedded ones four, which is quick."""
-    pairs = [(bicubic_down(hr, scale), hr) for _, hr in datasets.images(name, scale=scale)]
-    return pairs[:4] if name == "embedded" else pairs
+    """The LR and HR images of a data set ("": none) that a run is scored on; of the embedded four, which is quick."""
+    found = itertools.islice(datasets.images(name, scale=scale) if name else (), 4 if name == "embedded" else None)
+    return [(bicubic_down(hr, scale), hr) for _, hr in found]
 
 
 def use_threads(count: int) -> None:

@@ -13,27 +13,25 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-_MOMENTUM, _EVERY = 0.9, 10
+_MOMENTUM, _DECAY, _EVERY = 0.9, 0.95, 10
 
 
 class Soap(keras.optimizers.Optimizer):
     """SOAP for every variable of rank 4 (a kernel, as the matrix (k·k·C_in, C_out)); Adam for the others.
 
-    `second` and `covariance` are the decay of the gradient's square in the eigenbasis, and of the two covariances; that
-    of its average is 0.9, and the eigenbasis is updated every 10 steps. The other variables' learning rate is
-    multiplied with `bias_lr_factor`: biases as fast as kernels push channels below their ReLU for good. That of the
-    first variable, the kernel that reads the image, is multiplied with `first_layer_lr_factor`: pixels are never
-    negative, so that its channels die as soon as a kernel's sum falls below zero. `options` are those of
-    `keras.optimizers.Optimizer`, such as ``use_ema``.
+    The decay of the gradient's average is 0.9, that of its square in the eigenbasis and of the two covariances 0.95,
+    and the eigenbasis is updated every 10 steps. The other variables' learning rate is multiplied with
+    `bias_lr_factor`: biases as fast as kernels push channels below their ReLU for good. That of the first variable,
+    the kernel that reads the image, is multiplied with `first_layer_lr_factor`: pixels are never negative, so that its
+    channels die as soon as a kernel's sum falls below zero. `options` are those of `keras.optimizers.Optimizer`, such
+    as ``use_ema``.
     """
 
     def __init__(
-        self, learning_rate: Any, *, second: float = 0.95, covariance: float = 0.95, bias_lr_factor: float = 1.0,
-        first_layer_lr_factor: float = 1.0, **options: Any,
+        self, learning_rate: Any, *, bias_lr_factor: float = 1.0, first_layer_lr_factor: float = 1.0, **options: Any
     ) -> None:
         super().__init__(name="Soap", jit_compile=False, **options)
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self.second, self.covariance = second, covariance
         self.bias_lr_factor, self.first_layer_lr_factor = bias_lr_factor, first_layer_lr_factor
 
     def build(self, var_list: list[tf.Variable]) -> None:
@@ -69,16 +67,14 @@ class Soap(keras.optimizers.Optimizer):
         self, slots: dict[str, tf.Variable], gradient: tf.Tensor, square: tf.Tensor, step: tf.Tensor, rotate: Any
     ) -> tf.Tensor:
         average = slots["average"].assign(_MOMENTUM * slots["average"] + (1 - _MOMENTUM) * gradient)
-        second = slots["square"].assign(self.second * slots["square"] + (1 - self.second) * square)
-        corrected = second / (1 - self.second**step)
+        corrected = slots["square"].assign(_DECAY * slots["square"] + (1 - _DECAY) * square) / (1 - _DECAY**step)
         return rotate(average) / (1 - _MOMENTUM**step) / (tf.sqrt(corrected) + 1e-8)
 
     def _preconditioned(self, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: tf.Tensor) -> tf.Tensor:
-        shape, keep = gradient.shape, self.covariance
+        shape, left, right = gradient.shape, slots["left"], slots["right"]
         matrix = _as_matrix(gradient)  # (k·k·C_in, C_out)
-        slots["left_cov"].assign(keep * slots["left_cov"] + (1 - keep) * tf.matmul(matrix, matrix, transpose_b=True))
-        slots["right_cov"].assign(keep * slots["right_cov"] + (1 - keep) * tf.matmul(matrix, matrix, transpose_a=True))
-        left, right = slots["left"], slots["right"]
+        for name, transposed in (("left_cov", {"transpose_b": True}), ("right_cov", {"transpose_a": True})):
+            slots[name].assign(_DECAY * slots[name] + (1 - _DECAY) * tf.matmul(matrix, matrix, **transposed))
 
         def rotate(tensor: tf.Tensor) -> tf.Tensor:
             return tf.reshape(tf.matmul(left, _as_matrix(tensor) @ right, transpose_a=True), shape)
