@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ def _record_options(add: Callable[..., Any]) -> None:
 def _training_options(add: Callable[..., Any]) -> None:
     add("--save-every", type=_positive(), default=500, help="steps between checkpoints")
     add("--validate-on", default="embedded", metavar="SET", help="what is scored at each checkpoint")
-    add("--no-validation", action="store_true", help="score nothing at checkpoints")
+    add("--no-validation", action="store_const", const="", dest="validate_on", default=argparse.SUPPRESS,
+        help="score nothing at checkpoints")
     add("--threads", type=_threads, default=1, help="of TensorFlow; the bits of a run depend on it")
     add("--quiet", action="store_true", help="show no progress bar")
 
@@ -138,8 +139,7 @@ def _context(options: argparse.Namespace) -> results.Context:
 
 
 def _checkpoints(options: argparse.Namespace) -> dict[str, Any]:
-    validate_on = "" if options.no_validation else options.validate_on
-    return {"validate_on": validate_on, "save_every": options.save_every, "progress": not options.quiet}
+    return {"validate_on": options.validate_on, "save_every": options.save_every, "progress": not options.quiet}
 
 
 def _prepare_tensorflow(threads: int) -> None:
@@ -336,8 +336,9 @@ def _add_evaluate(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from abpn_lib import measure, metrics
+    from abpn_lib.timing import latency
 
-    names = _named(options.model)
+    names = latency.names(options.model)
     protocol = {"authors": metrics.AUTHORS, "y": metrics.Y_BORDER3}[options.protocol]
     scored = measure.score_models(
         names, options.data, protocol=protocol, with_ssim=not options.no_ssim, raw=options.raw,
@@ -346,20 +347,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     here, records = _context(options), []
     lines: list[str] = []
     for subject, (scores, digest) in scored.items():
-        context = replace(here, command=_command_for(str(names[subject]), options.command_line))
+        context = replace(here, command=_command_for(names[subject], options.command_line))
         images = [score.name for score in scores] if options.image == ["all"] else options.image
         records += measure.records_of(scores, context, subject, options.data, protocol, digest, images)
         lines += measure.lines_of(subject, scores)
     if options.raw:
         records = [replace(record, columns={**record.columns, "reading": "raw"}) for record in records]
     write_and_print(records, options, *lines)
-
-
-def _named(given: Sequence[str]) -> Mapping[str, str]:
-    """A name for each model: two of one name are told apart or refused."""
-    from abpn_lib.timing import latency
-
-    return dict(zip(latency.names(given), given, strict=True))
 
 
 def _command_for(model: str, line: str) -> str:
@@ -418,8 +412,9 @@ def _latency(options: argparse.Namespace) -> None:
 
 def _files(given: Sequence[str]) -> dict[str, Path]:
     from abpn_lib import measure
+    from abpn_lib.timing import latency
 
-    return {name: measure.model_path(model) for name, model in _named(given).items()}
+    return {name: measure.model_path(model) for name, model in latency.names(given).items()}
 
 
 def _latency_npu(options: argparse.Namespace, size: str) -> None:

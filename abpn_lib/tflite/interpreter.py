@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -14,8 +14,6 @@ from abpn_lib.files import InputError, ModelError
 
 Kernels = Literal["xnnpack", "builtin"]
 """LiteRT's default (XNNPACK where it can), or its built-in kernels alone."""
-
-KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
 _RESOLVERS = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
 _ANNOUNCED = threading.Lock()  # taken for good by the first to come
@@ -31,8 +29,8 @@ def interpreter(
     Raises `InputError` if the kernels or the number of threads are not possible, and `ModelError` if LiteRT does not
     take the file.
     """
-    if kernels not in KERNELS or threads < 1:
-        raise InputError(f"threads {threads}, kernels {kernels!r}: at least 1, and one of {', '.join(KERNELS)}")
+    if kernels not in _RESOLVERS or threads < 1:
+        raise InputError(f"threads {threads}, kernels {kernels!r}: at least 1, and one of {', '.join(_RESOLVERS)}")
     content = model if isinstance(model, bytes) else read_model(model)
     try:
         if kernels == "xnnpack":

@@ -43,8 +43,8 @@ def columns(size: str, threads: int = 1, kernels: str = "xnnpack") -> dict[str, 
     return {"size": size, "threads": threads, "kernels": kernels}
 
 
-def names(given: Sequence[str]) -> list[str]:
-    """A name for each of several models or paths: its stem, with the folder before it where two stems are one.
+def names(given: Sequence[str]) -> dict[str, str]:
+    """Several models or paths by a name for each: its stem, with the folder before it where two stems are one.
 
     Raises InputError if two would still have one name.
     """
@@ -56,7 +56,7 @@ def names(given: Sequence[str]) -> list[str]:
     for text, name in zip(given, found, strict=True):
         if found.count(name) > 1:
             raise InputError(f"{text} and another model would both be called {name}: name each once, or rename one")
-    return found
+    return dict(zip(found, given, strict=True))
 
 
 class Runner:

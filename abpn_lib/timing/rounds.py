@@ -20,8 +20,6 @@ from abpn_lib.results import Column, Context, Record
 
 Clock = Literal["wall", "cpu"]
 
-_LEAST_ROUNDS = 6  # below, not even least to greatest covers the median with 95 %
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -43,17 +41,14 @@ class Timing:
         """The timing of these samples (ms)."""
         return cls(*median_interval(samples), float(np.median(cpu_samples)), tuple(samples), tuple(cpu_samples))
 
-    @property
-    def spread_is(self) -> str:
-        """What `low_ms` to `high_ms` is, in words."""
-        few = len(self.samples) < _LEAST_ROUNDS
-        return "least and greatest round" if few else "95 % interval of the median, by order statistics"
-
     def record(self, context: Context, subject: str, where: Mapping[str, Column], model_sha256: str = "") -> Record:
         """The "latency" of `subject` (ms), with the columns `where`."""
+        # Of fewer than six rounds, not even least to greatest covers the median with 95 %.
+        few = len(self.samples) < 6
+        spread_is = "least and greatest round" if few else "95 % interval of the median, by order statistics"
         return context.record(
             "latency", subject, self.median_ms, "ms", where, model_sha256=model_sha256, count=len(self.samples),
-            spread=(self.low_ms, self.high_ms), spread_is=self.spread_is,
+            spread=(self.low_ms, self.high_ms), spread_is=spread_is,
         )
 
 

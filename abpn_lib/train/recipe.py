@@ -9,17 +9,18 @@ from __future__ import annotations
 import importlib.resources
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from abpn_lib.files import InputError
 
+_KINDS = {str: "a name", bool: "true or false", tuple: "a list of whole numbers"}
 _FOLDER = importlib.resources.files("abpn_lib") / "recipes"
 
 
-def _of(text: str, default: Any, least: float = 0, most: float = math.inf) -> Any:
-    """A field with the text that explains it, on the command line too, and the range of a number that is possible."""
-    return field(default=default, metadata={"help": text, "range": (least, most)})
+def _of(text: str, default: Any, least: float = 0, most: float = math.inf, among: tuple[str, ...] = ()) -> Any:
+    """A field with the text that explains it, on the command line too, and the numbers or names that are possible."""
+    return field(default=default, metadata={"help": text, "range": (least, most), "among": among})
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,27 @@ class Recipe:
     network: str = _of("the network", "abpn")
     steps: int = _of("training steps", 6_000, 1, 10**9)
     lr: float = _of("greatest learning rate", 1e-3, 1e-12, 1)
-    schedule: Literal["cosine", "halving"] = _of("how the learning rate falls", "halving")
+    schedule: str = _of("how the learning rate falls", "halving", among=("cosine", "halving"))
     halve_at: tuple[int, ...] = _of("steps at which `halving` halves it", ())
     warmup: int = _of("steps over which a cosine schedule first rises", 0)
     patch: int = _of("LR pixels a side of a patch", 64, 1, 4096)
     batch: int = _of("patches in a batch", 16, 1, 4096)
-    init: Literal["he", "glorot", "identity", "run"] = _of("initial weights; run: those of --after", "he")
+    init: str = _of("initial weights; run: those of --after", "he", among=("he", "glorot", "identity", "run"))
     revive: bool = _of("give the dead channels of the run gone on from new weights", False)
     noise: float = _of("standard deviation of what `identity` adds to its weights, of He's", 0.1)
     ema_decay: float = _of("decay of the moving average of the weights that is kept; 0 keeps the last", 0.0, 0, 1)
     data: str = _of("the data set", "div2k-train")
     scale: int = _of("how many times to enlarge", 3, 1, 8)
     seed: int = _of("of weights and batches", 0)
-    optimizer: Literal["adam", "soap"] = _of("what moves the weights", "adam")
-    loss: Literal["l1", "l2"] = _of("mean absolute or mean squared error", "l1")
+    optimizer: str = _of("what moves the weights", "adam", among=("adam", "soap"))
+    loss: str = _of("mean absolute or mean squared error", "l1", among=("l1", "l2"))
     pairs: int = _of("conv-ReLU pairs", 5, 0, 100)
     bias_lr_factor: float = _of("part of the learning rate that SOAP moves biases with", 1.0)
     first_layer_lr_factor: float = _of("part of the learning rate that SOAP moves the first kernel with", 1.0)
     rescaled_copies: tuple[int, ...] = _of("sizes, in percent, at which every image is shown once more", ())
     photo_pixels: int = _of("pixels from which an image is a photo; smaller ones are shown as copies alone", 0)
     photo_weight: float = _of("how many times as often as its area says a photo is drawn", 1.0)
-    ranges: Literal["tracked", "fixed"] = _of("QAT: whether activation ranges follow the batches or stay", "tracked")
+    ranges: str = _of("QAT: whether activation ranges follow the batches", "tracked", among=("tracked", "fixed"))
 
 
 def names() -> list[str]:
@@ -66,33 +67,42 @@ def recipe(name: str, **changes: Any) -> Recipe:
     if name not in names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(names())}")
     base = from_fields(_read(name), f"recipe {name}")
-    changed = replace(base, **{key: value for key, value in changes.items() if value is not None})
-    if changed.steps != base.steps:
-        halve_at = tuple(at * changed.steps // base.steps for at in base.halve_at)
-        changed = replace(changed, halve_at=halve_at, warmup=min(changed.warmup, changed.steps // 10))
-    _demand_possible(changed)
-    return changed
+    changed = asdict(base) | {key: value for key, value in changes.items() if value is not None}
+    if (steps := changed["steps"]) != base.steps:
+        changed["halve_at"] = tuple(at * steps // base.steps for at in base.halve_at)
+        changed["warmup"] = min(changed["warmup"], steps // 10)
+    return from_fields(changed, f"recipe {name}")
 
 
 def from_fields(content: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its fields as a file has them. Raises `InputError` with `where` if one is none or cannot be so."""
-    types = get_type_hints(Recipe)
-    if unknown := sorted(content.keys() - types.keys()):
-        raise InputError(f"{where} has no such field as {', '.join(unknown)}; a recipe has {', '.join(sorted(types))}")
-    for key, value in content.items():
-        if not _fits(value, types[key]):
-            raise InputError(f"{where}: {key} is {value!r}, which it cannot be")
+    from abpn_lib import networks
+
+    known = {entry.name: entry for entry in fields(Recipe)}
+    if unknown := sorted(content.keys() - known):
+        raise InputError(f"{where} has no such field as {', '.join(unknown)}; a recipe has {', '.join(sorted(known))}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    for key, value in values.items():
+        among = networks.NETWORKS if key == "network" else known[key].metadata["among"]
+        kind, (least, most) = type(known[key].default), known[key].metadata["range"]
+        wanted = f"{least:,} to {most:,}" if most < math.inf else f"a finite number of at least {least:,}"
+        if kind in (int, float):
+            fits = type(value) in (int, kind) and least <= value <= most and math.isfinite(value)
+        else:
+            fits = type(value) is kind and (not among or value in among)
+            wanted = f"one of {', '.join(among)}" if among else _KINDS[kind]
+        if not fits or (kind is tuple and not all(type(item) is int for item in value)):
+            raise InputError(f"{where}: {key} is {str(value)[:20]}: {wanted} is possible")
     return Recipe(**values)
 
 
 def options() -> dict[str, dict[str, Any]]:
     """The fields that a command may change, as options of argparse; the others only a recipe's file can give."""
-    types, found = get_type_hints(Recipe), {}
+    found = {}
     for entry in fields(Recipe):
-        choices, wanted = _choices(types[entry.name]), types[entry.name]
-        if choices or wanted in (int, float, str):
-            how = {"choices": choices} if choices else {"type": wanted}
+        among, kind = entry.metadata["among"], type(entry.default)
+        if kind in (int, float, str):
+            how = {"choices": among} if among else {"type": kind}
             text = f"{entry.metadata['help']} (default: the recipe's)"
             found[f"--{entry.name.replace('_', '-')}"] = {**how, "help": text}
     return found
@@ -104,27 +114,3 @@ def _read(name: str) -> dict[str, Any]:
     content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     parent = content.pop("base", None)
     return {**(_read(parent) if parent else {}), **content}
-
-
-def _choices(kind: Any) -> list[str]:
-    return [choice for choice in get_args(kind) if isinstance(choice, str)]
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    if get_origin(wanted) is tuple:
-        return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-    if choices := _choices(wanted):
-        return value in choices
-    return type(value) is wanted or (wanted is float and type(value) is int)
-
-
-def _demand_possible(made: Recipe) -> None:
-    from abpn_lib import networks
-
-    if made.network not in networks.NETWORKS:
-        raise InputError(f"no network is called {made.network!r}; there are {', '.join(networks.NETWORKS)}")
-    for entry in fields(made):
-        value, (least, most) = getattr(made, entry.name), entry.metadata["range"]
-        if isinstance(value, (int, float)) and not (least <= value <= most and math.isfinite(value)):
-            wanted = f"{least:,} to {most:,}" if most < math.inf else f"a finite number of at least {least:,}"
-            raise InputError(f"{entry.name} is {str(value)[:20]}: {wanted} is possible")
