@@ -134,7 +134,7 @@ def paired_ratio(a: Rate, b: Rate) -> tuple[float, float, float]:
     """
     if len(a.samples) != len(b.samples):
         raise BuildError(f"{len(a.samples)} and {len(b.samples)} rounds do not pair: use one call of measure")
-    return median_interval(np.divide(a.samples, b.samples))
+    return median_interval(np.divide(a.samples, b.samples).tolist())
 
 
 def records(rates: Mapping[str, Rate], context: Context, setting: Setting, dataset: str) -> list[Record]:

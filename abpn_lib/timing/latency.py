@@ -102,7 +102,19 @@ class Runner:
     @property
     def placed(self) -> list[tuple[str, Kernels]]:
         """Every operator with the kernels that run it, in the file's order: XNNPACK takes only those that it can."""
-        return _placed(self._network._get_ops_details())
+        details = self._network._get_ops_details()
+        delegates = [op for op in details if op["op_name"] == "DELEGATE"]
+        entering = {int(i) for op in delegates for i in op["inputs"]}
+        leaving = {int(i) for op in delegates for i in op["outputs"]}
+        inside: set[int] = set()  # tensors that only delegated operators see
+        placed: list[tuple[str, Kernels]] = []
+        # Backwards, since an operator is delegated if its output leaves a delegate or feeds one from within.
+        for op in reversed([op for op in details if op["op_name"] != "DELEGATE"]):
+            delegated = any(int(i) in leaving or int(i) in inside for i in op["outputs"])
+            if delegated:
+                inside |= {int(i) for i in op["inputs"] if i >= 0} - entering
+            placed.append((op["op_name"], "xnnpack" if delegated else "builtin"))
+        return placed[::-1]
 
 
 @dataclass(frozen=True)
@@ -238,18 +250,3 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDA
     if np.issubdtype(dtype, np.integer):
         return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     return rng.uniform(0, 255, shape).astype(dtype)
-
-
-def _placed(details: list[dict[str, Any]]) -> list[tuple[str, Kernels]]:
-    delegates = [op for op in details if op["op_name"] == "DELEGATE"]
-    entering = {int(i) for op in delegates for i in op["inputs"]}
-    leaving = {int(i) for op in delegates for i in op["outputs"]}
-    inside: set[int] = set()  # tensors that only delegated operators see
-    placed: list[tuple[str, Kernels]] = []
-    # Backwards, since an operator is delegated if its output leaves a delegate or feeds one from within.
-    for op in reversed([op for op in details if op["op_name"] != "DELEGATE"]):
-        delegated = any(int(i) in leaving or int(i) in inside for i in op["outputs"])
-        if delegated:
-            inside |= {int(i) for i in op["inputs"] if i >= 0} - entering
-        placed.append((op["op_name"], "xnnpack" if delegated else "builtin"))
-    return placed[::-1]

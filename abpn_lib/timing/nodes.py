@@ -37,17 +37,10 @@ def build(
     """
     if min(height, width) < _SCALE or channels < 2:
         raise InputError(f"{width}x{height}, {channels} channels: at least {_SCALE}x{_SCALE} and 2 are needed")
-    return {node: _written(folder, node, height, width, channels, precision) for node in names}
-
-
-def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
-    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
-    return build(folder, ["concat9"], height=height, width=width, channels=channels)["concat9"]
-
-
-def _written(folder: Path, node: str, height: int, width: int, channels: int, precision: Precision) -> Path:
-    path = folder / f"{node}-{precision}-{height}x{width}x{channels}.tflite"
-    if not path.is_file():
+    paths = {node: folder / f"{node}-{precision}-{height}x{width}x{channels}.tflite" for node in names}
+    for node, path in paths.items():
+        if path.is_file():
+            continue
         folder.mkdir(parents=True, exist_ok=True)
         operator, content = _converted(node, height, width, channels, precision)
         # Another converter may make more of a node, or leave it in floating point: that would be no time of the node.
@@ -56,7 +49,12 @@ def _written(folder: Path, node: str, height: int, width: int, channels: int, pr
         if precision == "int8":
             graph.check_full_integer(content, saturates=False)
         write_atomically(path, content)
-    return path
+    return paths
+
+
+def build_concat9(folder: Path, *, height: int = 360, width: int = 640, channels: int = 3) -> Path:
+    """Write the concatenation of nine copies of an LR image, of which ABRL's anchor is made (S7), in INT8."""
+    return build(folder, ["concat9"], height=height, width=width, channels=channels)["concat9"]
 
 
 def _converted(node: str, height: int, width: int, channels: int, precision: Precision) -> tuple[str, bytes]:

@@ -57,8 +57,7 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     first = read_run(folder).recipe
     wider = (first.network, recipe.network) == ("abpn", "abpn32")
     for field in ("scale", "pairs") if wider else ("network", "scale", "pairs"):
-        if getattr(first, field) != getattr(recipe, field):
-            found, wanted = getattr(first, field), getattr(recipe, field)
+        if (found := getattr(first, field)) != (wanted := getattr(recipe, field)):
             raise InputError(f"{folder} has {field} {found}, the recipe {wanted}: they must agree")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
     start = networks.build(first.network, recipe.scale, pairs=recipe.pairs) if wider else model
@@ -149,12 +148,13 @@ def train(
 
 def run(
     recipe: Recipe, folder: Path, context: results.Context, *, after: Path | None = None,
-    validate_on: str = "embedded", save_every: int = 500, progress: bool = True,
+    validate_on: str = "embedded", **options: Any,
 ) -> Path:
     """Train by a recipe on the images at hand, or go on with a run that was stopped; return its weights' path.
 
     `after` is the finished run that it goes on from. At each checkpoint the images of `validate_on` are scored
-    ("": none). Raises `InputError` or `DataError` if recipe, folder and `after` do not fit, or images are missing.
+    ("": none). `options` are what `train` takes. Raises `InputError` or `DataError` if recipe, folder and `after` do
+    not fit, or images are missing.
     """
     if after and recipe.init != "run":
         recipe = replace(recipe, init="run", revive=True)
@@ -162,8 +162,7 @@ def run(
         datasets.require(name)
     model = build_after(after, recipe, datasets.spaced_lr_images(recipe.data, 32, recipe.scale)) if after else None
     images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
-    train(recipe, images, folder, model=model, validation=validation_pairs(validate_on, recipe.scale),
-          save_every=save_every, progress=progress)
+    train(recipe, images, folder, model=model, validation=validation_pairs(validate_on, recipe.scale), **options)
     write_provenance(folder, recipe, context, threads(), after=after)
     return folder / "weights.npz"
 

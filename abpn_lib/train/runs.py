@@ -130,7 +130,10 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
         raise InputError("only runs that went on from one can be averaged, two or more: abpn train --after RUN")
     if (out / "provenance.json").exists():
         raise InputError(f"{out} holds a run: name another folder, or delete it")
-    parts = [_weights(folder) for folder in folders]
+    parts = []
+    for folder in folders:
+        with reading(f"{folder / 'weights.npz'} does not hold weights"):
+            parts.append(load_npz(folder / "weights.npz"))
     if any(part.keys() != parts[0].keys() for part in parts):
         raise InputError("the runs are of different networks: their weights have no mean")
     out.mkdir(parents=True, exist_ok=True)
@@ -141,8 +144,3 @@ def average(folders: Sequence[Path], out: Path, context: results.Context) -> Non
     ]
     seconds = sum(run.provenance["wall_seconds"] for run in runs)
     _write(out, {**runs[0].provenance, **asdict(context), "wall_seconds": seconds, "log": [], "average_of": of})
-
-
-def _weights(folder: Path) -> dict[str, NDArray]:
-    with reading(f"{folder / 'weights.npz'} does not hold weights"):
-        return load_npz(folder / "weights.npz")
