@@ -77,6 +77,15 @@ class DepthToSpace(_Scaled):
         return tf.nn.depth_to_space(x, self.scale) if self.scale > 1 else x
 
 
+@keras.utils.register_keras_serializable("abpn")
+class Resize(keras.layers.UpSampling2D):
+    """Enlarge (N, H, W, C) to (N, sH, sW, C) by `interpolation`, "nearest" or "bilinear" (half-pixel centres)."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        # One factor for both sides: the layer's own call has two, which would change the bytes of exported files.
+        return tf.image.resize(x, tf.shape(x)[1:3] * self.size[0], method=self.interpolation)
+
+
 def build(name: str, scale: int = 3, *, channels: int | None = None, pairs: int = 5, seed: int = 0) -> keras.Model:
     """Build one of `NETWORKS`, or of `FSRCNN_VARIANTS`, with He-initialised weights of this seed (section 4.1).
 
@@ -142,8 +151,7 @@ def _plain(lr: tf.Tensor, name: str, scale: int, channels: int, pairs: int, conv
         x = keras.layers.Add(name="anchor_add")([x, Anchor(scale, name="anchor")(lr)])
     x = DepthToSpace(scale, name="shuffle")(x)  # (N, 3H, 3W, 3)
     if name in ("nearest", "bilinear"):
-        enlarged = keras.layers.UpSampling2D(scale, interpolation=name, name="resize")(lr)  # half-pixel centres
-        x = keras.layers.Add(name="image_add")([x, enlarged])
+        x = keras.layers.Add(name="image_add")([x, Resize(scale, interpolation=name, name="resize")(lr)])
     return x
 
 
