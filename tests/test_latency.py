@@ -136,8 +136,8 @@ def test_models_are_timed_into_complete_records(any_size: Path, tmp_path: Path) 
     results.save(tmp_path / "records.json", timed.records.values())
     assert results.load(tmp_path / "records.json", "measured") == list(timed.records.values())
 
-    ratio = timed.ratio("abpn-int8-ptq", "fsrcnn-int8-ptq")
-    assert ratio.quantity == "latency-ratio"
+    ratio = timed.ratio("abpn-int8-ptq", "fsrcnn-int8-ptq", "cpu")
+    assert ratio.quantity == "cpu-time-ratio"
     assert ratio.subject == "abpn-int8-ptq/fsrcnn-int8-ptq"
     assert (ratio.get("size"), ratio.get("threads"), ratio.count) == ("24x20", 2, 9)
     assert ratio.spread is not None

@@ -27,7 +27,7 @@ from abpn_lib.results import Column, Context, Record, columns_of
 from abpn_lib.tflite import graph
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 from abpn_lib.timing import nodes
-from abpn_lib.timing.rounds import Timing, measure, paired_ratio, subtract
+from abpn_lib.timing.rounds import Clock, Timing, measure, paired_ratio, subtract
 
 
 def sides(size: str) -> tuple[int, int]:
@@ -126,12 +126,12 @@ class Timed:
     records: Mapping[str, Record]
     placed: Mapping[str, list[tuple[str, Kernels]]]
 
-    def ratio(self, of: str, over: str) -> Record:
+    def ratio(self, of: str, over: str, clock: Clock = "wall") -> Record:
         """How many times as long one took as the other, by rounds taken side by side, with the 95 % interval."""
-        value, low, high = paired_ratio(self.timings[of], self.timings[over])
+        value, low, high = paired_ratio(self.timings[of], self.timings[over], clock=clock)
         record = self.records[of]
         return self.context.record(
-            "latency-ratio", f"{of}/{over}", value, "",
+            "latency-ratio" if clock == "wall" else "cpu-time-ratio", f"{of}/{over}", value, "",
             {key: record.columns[key] for key in record.columns.keys() - columns_of(of).keys()}, count=record.count,
             spread=(low, high), spread_is="95 % interval of the paired ratio",
         )
