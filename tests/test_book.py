@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,12 @@ def texts(tags: list[Tag]) -> list[str]:
     return [tag.get_text() for tag in tags]
 
 
+def seen(tags: list[Tag]) -> list[str]:
+    """Their texts as the eye reads them: without the words that are only read aloud."""
+    shown = (tag.get_text().replace("\xa0", " ") for tag in tags)
+    return [re.sub(r"(measured in this run|recorded full run|estimated by a compiler): ", "", text) for text in shown]
+
+
 def test_the_four_kinds_never_look_alike(measured: results.Record) -> None:
     recorded, estimated = (dataclasses.replace(measured, kind=kind) for kind in ("recorded", "estimated"))
     cells = [measured.shown, recorded.shown, paper.value("T2.abpn.int8"), estimated.shown]
@@ -52,7 +59,7 @@ def test_a_table_names_its_rows_and_columns(measured: results.Record) -> None:
     assert [cell["scope"] for cell in page.find_all("th")] == ["col", "col", "col", "row"]
     assert page.find("th", scope="row").get_text() == "ABPN <INT8>"
     assert page.find_all("td")[1].get_text() == "not recorded", "a missing cell says so by itself"
-    assert page.div["aria-labelledby"] == page.caption["id"]
+    assert page.div["aria-labelledby"] == page.caption.span["id"]
     assert page.div["tabindex"] == "0", "a keyboard can scroll it"
 
 
@@ -60,11 +67,42 @@ def test_a_frame_becomes_a_table_whose_index_names_the_rows() -> None:
     index = pd.MultiIndex.from_product([["set5", "set14"], ["abpn", "fsrl"]], names=["dataset", "network"])
     frame = pd.DataFrame({"fp32": [*values(1, 2, 3), float("nan")]}, index=index)
     page = parsed(book.table(frame, caption="PSNR", rename={"abpn": "ABPN", "fp32": "FP32"}, digits={"FP32": 0}))
-    assert texts(page.find_all("th", scope="col")) == ["Data set", "Network", "FP32"]
-    rows = [texts(row.find_all(["th", "td"])) for row in page.tbody.find_all("tr")]
-    assert [row[:2] for row in rows] == [["set5", "ABPN"], ["", "fsrl"], ["set14", "ABPN"], ["", "fsrl"]]
-    assert rows[0][2].endswith("1 dB")
-    assert rows[3][2] == "not recorded"
+    assert seen(page.find_all("th", scope="col")) == ["Network", "■ FP32 [dB]"], "unit and kind stand in the heading"
+    assert [(row.th["scope"], *seen(row.find_all(["th", "td"]))) for row in page.tbody.find_all("tr")] == [
+        ("rowgroup", "set5"), ("row", "ABPN", "1"), ("row", "fsrl", "2"),
+        ("rowgroup", "set14"), ("row", "ABPN", "3"), ("row", "fsrl", "not recorded"),
+    ]
+
+
+def test_a_heading_says_only_what_all_values_below_it_share() -> None:
+    (small, long), (other,) = values(-1, 2.25), values(3, kind="recorded")
+    rows = [("a", small.rounded(0), small, "1.0 to 2.0 ms"), ("b", long, other, "-3.0 to 4.0 ms")]
+    page = parsed(book.table(rows, ["", "one kind", "two kinds", "interval"], caption="PSNR"))
+    assert seen(page.find_all("th", scope="col")) == ["■ one kind [dB]", "two kinds [dB]", "interval [ms]"]
+    first, second = (row.find_all("td") for row in page.tbody.find_all("tr"))
+    assert seen(first) == ["−1", "■ −1.00", "1.0 to 2.0"]
+    assert seen(second) == ["2.25", "● 3.00", "−3.0 to 4.0"]
+    assert first[0]["data-pad"] == ".00", "the room that 2.25 takes after its point"
+    mixed = parsed(book.table([("a", small), ("b", values(1, unit="ms")[0])], ["", "both"], caption="Units"))
+    assert seen(mixed.tbody.find_all("td")) == ["−1.00 dB", "1.00 ms"], "units that differ stay with their numbers"
+    rate = parsed(book.table([("a", values(1, unit="1/s")[0])], ["", "rate"], caption="Rates"))
+    assert seen(rate.find_all("th", scope="col")) == ["■ rate [1/s]"]
+
+
+def test_neighbours_share_the_name_of_their_group() -> None:
+    row = ("a", *values(1, 2), *values(3, unit="ms"))
+    page = parsed(book.table([row], ["", "PSNR, here", "PSNR, there", "time, here"], caption="Two"))
+    assert [(cell["colspan"], *seen([cell])) for cell in page.find_all("th", scope="colgroup")] == [("2", "PSNR [dB]")]
+    assert seen(page.find_all("th", scope="col")) == ["■ time, here [ms]", "■ here", "■ there"]
+
+
+def test_the_best_is_set_apart_below_each_outer_label() -> None:
+    index = pd.MultiIndex.from_product([["set5", "set14"], ["abpn", "fsrl", "x"]], names=["dataset", "network"])
+    frame = pd.DataFrame({"PSNR": values(1, 2, 1.999, 5, 4, 3), "ms": values(1, 2, 3, 4, 5, 6, unit="ms")}, index=index)
+    page = parsed(book.table(frame, caption="PSNR", best={"dB": max, "ms": min}))
+    assert seen(page.find_all("td", class_="best")) == [
+        "1.00", "2.00", "2.00", "5.00", "4.00",
+    ], "as shown, 1.999 is equal"
 
 
 @pytest.mark.parametrize("number", [30.09, 30, pd.Series([1.5])[0]])
@@ -91,10 +129,8 @@ def test_the_papers_values_and_ours_are_compared_side_by_side_and_never_mixed() 
     said, ours = paper.table("T2").fp32, pd.Series(dict(zip(paper.TABLE2, values(31, 32, 33, 34), strict=False)))
     rows = {"abpn": "ABRL", "bilinear": "bilinear", "baseline": "baseline"}
     page = parsed(book.compare(rows, {"FP32": (said, ours)}, "FP32 of three networks"))
-    assert texts(page.find_all("th", scope="col")) == ["Network", "FP32, paper", "FP32, here"]
-    assert texts(page.find("tr", string=None).find_next("tr").find_all(["th", "td"])) == [
-        "ABRL", "“30.22 dB”", "not recorded",
-    ]
+    assert seen(page.find_all("th", scope=True)[:4]) == ["Network", "FP32 [dB]", "“paper”", "■ here"]
+    assert seen(page.tbody.tr.find_all(["th", "td"])) == ["ABRL", "30.22", "not recorded"]
     with pytest.raises(TypeError, match="mixes"):
         book.compare(rows, {"FP32": (ours, said)}, "the wrong way round")
     with pytest.raises(TypeError, match="never subtracted"):
@@ -108,6 +144,7 @@ def test_means_and_ranges_over_a_level() -> None:
     assert book.mean(frame.PSNR["abpn"], "seed").number == 1.5
     table = book.mean_and_range(frame, "seed")
     assert list(table) == ["PSNR, mean", "PSNR, from and to"]
+    assert list(book.mean_and_range(frame[:2], "seed")["PSNR, range of 2 seeds"]) == ["1.00 to 2.00 dB"]
     assert list(table["PSNR, from and to"]) == ["1.00 to 2.00 dB (2 seeds)", "4.00 to 4.00 dB (1 seed)"]
 
 

@@ -93,6 +93,8 @@ def test_bars_tell_their_data_in_words_and_may_lack_a_value() -> None:
         "Bars of latency [ms], paper / here: 3×3 convolution 4.3 / none; ReLU none / 2.1. Both are medians."
     )
     assert len(_pictures(shown)) == 2
+    figure = BeautifulSoup(shown._repr_html_(), "html.parser").figure
+    assert figure["data-sources"] == "a source", "once, for the line below the figure"
     assert _alt(figures.bars(rows, {"here": ours}, quantity="latency")) == (
         "Bars of latency [ms], here: 3×3 convolution none; ReLU 2.06."
     )

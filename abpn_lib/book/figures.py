@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,12 +38,14 @@ _STYLES = Path(__file__).parent
 
 
 def themed(
-    draw: Callable[[Figure], None], *, alt: str, width: float = 7.0, height: float = 4.0, caption: str = ""
+    draw: Callable[[Figure], None], *, alt: str, width: float = 7.0, height: float = 4.0, caption: str = "",
+    values: Iterable[Value | None] = (),
 ) -> Html:
     """Draw a figure for a light and for a dark page.
 
     `draw` gets an empty figure of `width` x `height` inches and is called once per theme; it should
-    leave colours to matplotlib's defaults or name them "C0" to "C5", which suit both themes.
+    leave colours to matplotlib's defaults or name them "C0" to "C5", which suit both themes. The sources of the
+    `values` that it shows stand in ``data-sources``, of which the book makes the line below the figure.
     """
     if not alt.strip():
         raise ValueError("a figure needs alternative text: say in `alt` what it shows")
@@ -50,8 +53,9 @@ def themed(
     size = f'width="{round(width * _CSS_DPI)}" height="{round(height * _CSS_DPI)}"'
     shared = f'alt="{html.escape(alt)}" {size}'
     # Outside the book nothing swaps the two, and the light one may stand on a dark notebook: hence its white ground.
+    sources = html.escape("; ".join(dict.fromkeys(value.source for value in values if value)))
     return Html(
-        f'<figure class="themed" style="margin:1em 0">'
+        f'<figure class="themed" data-sources="{sources}" style="margin:1em 0">'
         f'<img class="only-light" style="background:#fff;max-width:100%;height:auto" {shared} src="{light}">'
         f'<img class="only-dark" style="display:none;max-width:100%;height:auto" {shared} src="{dark}">'
         f"{_caption(caption)}</figure>",
@@ -112,7 +116,8 @@ def bars(
     )
     text = f"Bars of {quantity} [{unit}], {' / '.join(found)}: {described}. {alt}".strip()
     height = 1.1 + len(names) * max(0.24 * len(found), 0.3)
-    return themed(draw, alt=text, height=height, caption=caption)
+    shown = itertools.chain.from_iterable(found.values())
+    return themed(draw, alt=text, height=height, caption=caption, values=shown)
 
 
 def lines(
@@ -152,7 +157,7 @@ def lines(
     short = sum(map(len, found.values())) <= 2 * _FEW
     described = "; ".join(f"{legend} {_course(points, short)}" for legend, points in found.items())
     return themed(draw, alt=f"Lines of {quantity} [{unit}] against {x}: {described}. {alt}".strip(), height=height,
-                  caption=caption)
+                  caption=caption, values=(value for points in found.values() for value in points.values()))
 
 
 def image_grid(

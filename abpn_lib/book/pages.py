@@ -19,8 +19,6 @@ from abpn_lib.values import MARKS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Page", "page"]
-
 
 @dataclass
 class Page:
