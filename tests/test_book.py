@@ -224,7 +224,7 @@ def test_a_badge_says_its_verdict_by_sign_and_word_and_leads_to_the_ledger() -> 
 def test_a_page_says_its_answer_in_short(measured: results.Record) -> None:
     shown = book.in_short("It reaches {}.", measured.shown, claims=["S8", "S10"], records=results.recorded())
     box = parsed(shown).find(class_="in-short")
-    assert "measured in this run: 30.06 dB" in box.get_text()
+    assert "measured in this run: ■\xa030.06 dB" in box.get_text()
     assert [badge["data-claim"] for badge in box.find_all("a")] == ["S8", "S10"]
     assert "<!--badges S8 S10-->" in shown.html
     assert "S8" in shown.text

@@ -439,13 +439,18 @@ def test_page_has_each_claim_its_counts_and_its_kinds() -> None:
     page = claims.page(claims.ledger(as_in_the_paper()))
     for id in DOCUMENT:
         assert page.count(f"({claims.anchor(id)})=") == 1
-        assert f"](#{claims.anchor(id)})" in page
-    total = next(line for line in page.splitlines() if line.startswith("| **All**"))
-    counts = [int(cell) for cell in re.findall(r"\d+", total)]
-    assert counts[-1] == sum(counts[:-1]) == len(DOCUMENT)
+        assert page.count(f'<details class="claim" id="{claims.anchor(id)}"') == 1
+    counts = [int(number) for number in re.findall(r"</span> (\d+)</label>", page)]
+    assert sum(counts) == len(DOCUMENT)
     assert counts[3] == len(NEVER)
     assert "● recorded" in page
-    assert "= computed from quoted values: 92.72" in page
+    assert "= 92.72, computed from quoted values" in page
+
+
+def test_the_page_explains_the_fields_of_the_json() -> None:
+    entries = claims.ledger(as_in_the_paper())
+    explained = re.findall(r"<dt><code>(\w+)</code></dt>", claims.page(entries[:1]))
+    assert {tuple(row) for row in json.loads(claims.to_json(entries))} == {tuple(explained)}
 
 
 def hostile() -> list[Record]:

@@ -5,10 +5,11 @@ Every number on a page is *measured* (by this run), *recorded* (by a full run, s
 alike, on a page or in a plain notebook. `abpn_lib.values` knows the kinds; the verbs refuse bare numbers.
 """
 
-from abpn_lib.book.boxes import SIGNS, badges, in_short, provenance, verdict_boxes, verdicts
+from abpn_lib.book.boxes import badges, in_short, provenance, verdict_boxes, verdicts
 from abpn_lib.book.figures import bars, image_grid, lines, themed
 from abpn_lib.book.pages import Page, page
 from abpn_lib.book.tables import Html, compare, mean, mean_and_range, note, table
+from abpn_lib.claims.shapes import SIGNS
 
 __all__ = [
     "SIGNS", "Html", "Page", "badges", "bars", "compare", "image_grid", "in_short", "lines", "mean", "mean_and_range",

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from abpn_lib import paper
 from abpn_lib.book.tables import Html, note
 from abpn_lib.claims import Claim, Judgement, anchor, claim, judge
-from abpn_lib.claims.shapes import Verdict
+from abpn_lib.claims.shapes import SIGNS
 from abpn_lib.results import Record
 from abpn_lib.values import MARKS, Value
-
-SIGNS: Mapping[Verdict, str] = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable here": "–"}
-"""What stands before each verdict, so that colour is never the only difference."""
 
 
 def in_short(

@@ -108,8 +108,8 @@ def table(
     heads = [str(known.get(head, head)) for head in heads]
     places = [digits if isinstance(digits, int) else (digits or {}).get(head) for head in heads]
     rows = [[_shown(cell, known, at, absent) for cell, at in zip(row, places, strict=True)] for row in rows]
-    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
-        kinds = {cell.kind for cell in column if isinstance(cell, Value)}
+    for head, below in zip(heads, zip(*rows, strict=True), strict=True):
+        kinds = {cell.kind for cell in below if isinstance(cell, Value)}
         if "estimated" in kinds and len(kinds) > 1:
             raise TypeError(f"{head!r} mixes estimated values with {' and '.join(sorted(kinds - {'estimated'}))} ones")
     plain = "\n".join("\t".join(map(str, row)) for row in [heads, *rows])

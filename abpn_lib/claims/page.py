@@ -1,17 +1,18 @@
-"""The ledger as a MyST page: counts first, then for each table or section a summary and every claim in full."""
+"""The ledger as a MyST page: one line a claim, which opens for its rule and records."""
 
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from abpn_lib import paper
 from abpn_lib.claims.evidence import DATASETS
 from abpn_lib.claims.ledger import Claim, anchor
-from abpn_lib.claims.shapes import Judgement, Verdict
-
-__all__ = ["page"]
+from abpn_lib.claims.shapes import SIGNS, Judgement, Verdict
+from abpn_lib.results import Record
 
 _MARKS = {
     "measured": "■ measured here", "recorded": "● recorded", "estimated": "◇ estimated",
@@ -24,40 +25,35 @@ def page(entries: Sequence[tuple[Claim, Judgement]]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = (importlib.resources.files("abpn_lib.claims") / "page.md.j2").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"md": _escaped, "code": _code, "anchor": anchor}
-    sections: dict[str, list[tuple[Claim, Judgement]]] = {name: [] for name in paper.SECTIONS}
-    for entry, judgement in entries:
-        sections[entry.section].append((entry, judgement))
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    # A record may come from a stranger: on one line, and escaped, no text of it ends the block that it stands in.
+    environment.filters |= {"line": lambda text: " ".join(text.split()), "anchor": anchor}
+    found = [entry.section for entry, _ in entries]
+    sections = {name: [pair for pair in entries if pair[0].section == name] for name in paper.SECTIONS if name in found}
     return environment.from_string(template).render(
-        sections={name: rows for name, rows in sections.items() if rows}, titles=paper.SECTIONS,
-        verdicts=get_args(Verdict), marks=_MARKS, datasets=DATASETS, quotes=_quotes, here=_here,
+        sections=sections, titles=paper.SECTIONS, verdicts=get_args(Verdict), signs=SIGNS, marks=_MARKS,
+        counts=Counter(judgement.verdict for _, judgement in entries), count=len(entries), datasets=DATASETS,
+        devices=sorted({judgement.device or "no device" for _, judgement in entries}),
+        quotes=_quotes, here=_here, sources=_sources,
     )
 
 
 def _quotes(entry: Claim) -> str:
-    quotes = [paper.quoted(id) for id in entry.quoted]
-    if quotes[0].value is None:
-        return "the statement itself"
+    quotes = [quote for quote in map(paper.quoted, entry.quoted) if quote.value is not None]
     if len(quotes) == 1:
-        return _escaped(f"“{quotes[0].shown}”")
-    return _escaped(", ".join(f"{quote.id.split('.')[-1]} “{quote.shown}”" for quote in quotes))
+        return f"“{quotes[0].shown}”"
+    return ", ".join(f"{quote.id.split('.')[-1]} “{quote.shown}”" for quote in quotes)
 
 
 def _here(judgement: Judgement) -> str:
-    if not judgement.measured:
-        return "no record"
     kinds = sorted({str(record.kind) for record in judgement.records}) or [""]
-    return _escaped(f"{' and '.join(_MARKS[kind] for kind in kinds)}: {judgement.measured}")
+    return f"{' '.join(_MARKS[kind].split()[0] for kind in kinds)} {judgement.measured}" if judgement.measured else ""
 
 
-def _escaped(text: str, *, keep_code: bool = False) -> str:
-    """Text with Markdown's own signs taken literally, on one line; with `keep_code` backquotes stay what they are."""
-    for sign in "\\*_<>[]{}$|#~" + ("" if keep_code else "`"):
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+def _sources(judgement: Judgement) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
+    """The ids of the records of each kind, command and device."""
+    def key(record: Record) -> tuple[str, str, str]:
+        return str(record.kind), record.context.command, record.context.device
 
-
-def _code(text: str) -> str:
-    """Text as a code span that no backquote in it can end: a record may come from a stranger."""
-    return f"`{' '.join(text.split()).replace('`', 'ˋ')}`"
+    for group, records in itertools.groupby(sorted(judgement.records, key=key), key):
+        yield group, [record.id for record in records]

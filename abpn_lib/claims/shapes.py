@@ -23,6 +23,9 @@ from abpn_lib.results import Record
 Verdict = Literal["reproduced", "partly", "not reproduced", "not testable here"]
 Compared = Literal["a value", "a difference", "an ordering", "a ratio", "arithmetic", "a description"]
 
+SIGNS: Mapping[Verdict, str] = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable here": "–"}
+"""What stands before each verdict, so that colour is never the only difference."""
+
 NOT_DIV2K = "Our images are not DIV2K's, so only the difference is compared."
 THIS_MACHINE = "Another device than the paper's: the comparison holds for the machine that was timed."
 
