@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from abpn_lib import results
 from tools import site
@@ -30,6 +33,11 @@ page.keep([page.context.record("psnr", "abpn", 30.0 + gain, "dB")])
 page.verdicts("S8")
 """
 SHOWS = """
+import numpy as np
+from abpn_lib import book, results
+book.table([("abpn", results.recorded()[0].shown)], ["model", "value"], caption="One value")
+"""
+DRAWS = """
 import numpy as np
 from abpn_lib import book
 book.image_grid([("a black square", np.zeros((4, 4, 3), np.uint8))], alt="A test")
@@ -81,7 +89,7 @@ def test_data_comes_with_the_module_that_reads_it(tmp_path: Path) -> None:
 
 def test_a_run_gives_the_notebook_and_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    notebook = _notebook(tmp_path / "notebooks" / "page.ipynb", KEEPS, SHOWS)
+    notebook = _notebook(tmp_path / "notebooks" / "page.ipynb", KEEPS, DRAWS)
     executed, records = tmp_path / "out" / "page.ipynb", tmp_path / "records" / "page.json"
     site.execute(notebook, executed, records, parameters={"gain": "0.25"})
     assert [record.value for record in results.load(records)] == [30.25]
@@ -162,16 +170,16 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "[A page](../notebooks/page.ipynb), [claims](claims.md) {{ colab }}\n\n```{bibliography}\n```\n"
     )
     (root / "book" / "references.bib").write_text("@misc{a, author={Du, Z.}, title={ABPN}, year={2021}}\n")
-    notebook = _notebook(root / "notebooks" / "page.ipynb", KEEPS, SHOWS)
-    site.execute(notebook, root / "executed" / "page.ipynb", root / "records.json")
-    site.write_ledger([root / "records.json"], root / "ledger" / "claims.md", root / "ledger" / "verdicts.md")
+    notebook = _notebook(root / "notebooks" / "page.ipynb", KEEPS, SHOWS, DRAWS)
+    site.execute(notebook, root / "executed" / "page.ipynb", root / "records" / "page.json")
+    site.write_ledger([root / "records" / "page.json"], root / "ledger" / "claims.md", root / "ledger" / "verdicts.md")
     (root / "abpn_lib-0.1.0-py3-none-any.whl").write_bytes(b"stands for the wheel")
     return root
 
 
 def _build(root: Path, address: site.Address) -> Path:
     wheel = root / "abpn_lib-0.1.0-py3-none-any.whl"
-    site.build(root, root / "executed", root / "ledger", wheel, root / "html", address)
+    site.build(root, root / "executed", root / "records", root / "ledger", wheel, root / "html", address)
     return root / "html"
 
 
@@ -213,6 +221,13 @@ def ledger_of(root: Path) -> dict[str, str]:
     return {row["id"]: row["verdict"] for row in json.loads((root / "ledger" / "claims.json").read_text())}
 
 
+def test_the_ledger_is_there_as_json_and_csv(public_site: Path) -> None:
+    rows = list(csv.DictReader((public_site / "book" / "claims.csv").read_text().splitlines()))
+    whole = json.loads((public_site / "book" / "claims.json").read_text())
+    assert [(row["id"], row["verdict"]) for row in rows] == [(row["id"], row["verdict"]) for row in whole]
+    assert (rows[0]["id"], rows[0]["paper"]) == ("T1.split", "9.8 ms")
+
+
 def test_every_verdict_of_the_built_book_is_the_ledgers() -> None:
     build = ROOT / "_build"
     if not (build / "html" / "index.html").is_file():
@@ -234,9 +249,35 @@ def test_the_build_wrote_every_page_of_the_table_of_contents() -> None:
     assert notebooks <= set(named), "every notebook has its page"
 
 
+def test_a_page_is_light(public_site: Path) -> None:
+    pages = public_site
+    page = BeautifulSoup((pages / "notebooks" / "page.html").read_text(), "html.parser")
+    assert not page.find_all(class_=re.compile(r"\bfa-"), name="i"), "icons are drawn in place"
+    assert page.find("svg", class_="fa-magnifying-glass").path["d"]
+    assert "fontawesome" not in str(page)
+    said = page.find("meta", attrs={"name": "description"})["content"]
+    assert said.startswith("It cites")
+    assert page.find("meta", property="og:description")["content"] == said
+    image = page.find("img", alt="A test: a black square")
+    assert image["loading"] == "lazy"
+    assert Image.open(pages / "notebooks" / image["src"]).convert("RGB").getpixel((3, 3)) == (0, 0, 0)
+
+
+def test_below_a_table_or_figure_stands_where_it_comes_from(public_site: Path) -> None:
+    pages = public_site
+    page = BeautifulSoup((pages / "notebooks" / "page.html").read_text(), "html.parser")
+    table, figure = page.find_all("p", class_="sources")
+    shown, kept = (results.load(pages / "notebooks" / line.a["href"]) for line in (table, figure))
+    assert [record.id for record in shown] == [results.recorded()[0].id], "a table's line leads to its own records"
+    assert shown[0].context.command == table.code.get_text()
+    assert [record.value for record in kept] == [30.5], "a figure's to all that its page measured"
+    assert table.find("a", href=f"{PUBLIC.colab}/page.ipynb")
+
+
 def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:
     page = BeautifulSoup((public_site / "notebooks" / "page.html").read_text(), "html.parser")
-    buttons = [a["href"] for a in page.find_all("a", href=True) if "colab.research" in a["href"]]
+    buttons = [a["href"] for a in page.find(class_="article-header-buttons").find_all("a", href=True)
+               if "colab.research" in a["href"]]
     assert buttons == [f"{PUBLIC.colab}/page.ipynb"]
     front = BeautifulSoup((public_site / "book" / "index.html").read_text(), "html.parser")
     assert front.find("a", string="Run it in Colab")["href"] == f"{PUBLIC.colab}/page.ipynb"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
+import io
 import json
 import os
 import re
@@ -27,6 +29,8 @@ from bs4 import BeautifulSoup
 from abpn_lib import claims, results
 from abpn_lib.files import AbpnError, sha256, write_atomically
 from tools import BuildError, browser, front, layout
+from tools.lighten import lighten
+from tools.sources import with_sources
 
 __all__ = ["Address", "build", "check", "colab_copy", "dependencies", "execute", "write_ledger"]
 
@@ -133,21 +137,37 @@ def execute(
 def write_ledger(record_files: Iterable[Path], page: Path, summary: Path) -> None:
     """Judge every claim by this run's records and the shipped ones, once.
 
-    Writes the ledger's page, the opening page's summary, and beside the page ``claims.json``, which pages show.
+    Writes the ledger's page, the opening page's summary, and beside the page ``claims.json`` and ``claims.csv``.
     """
     measured = [record for path in record_files for record in results.load(path, "measured")]
     judged = claims.ledger([*measured, *results.recorded()])
-    data = page.with_name("claims.json")
-    written = {page: claims.page(judged), summary: front.page(judged, measured), data: claims.to_json(judged)}
+    data = claims.to_json(judged)
+    written = {
+        page: claims.page(judged), summary: front.page(judged, measured), page.with_name("claims.json"): data,
+        page.with_name("claims.csv"): as_csv(data),
+    }
     for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
 
 
+def as_csv(ledger: str) -> str:
+    """The ledger that `claims.to_json` gave, as CSV of the same fields: values and records in short."""
+    rows = json.loads(ledger)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        said = "; ".join(f"{quote['text']} {quote['unit']}".strip() for quote in row["paper"])
+        writer.writerow({**row, "paper": said, "records": "; ".join(record["id"] for record in row["records"])})
+    return file.getvalue()
+
+
 def build(
-    root: Path, executed: Path, ledger: Path, wheel: Path, site: Path, address: Address, *, gathered: Path | None = None
+    root: Path, executed: Path, records: Path, ledger: Path, wheel: Path, site: Path, address: Address, *,
+    gathered: Path | None = None,
 ) -> None:
-    """Build the whole site from sources, executed notebooks, the ledger's two files and the wheel, then check it.
+    """Build the whole site from sources, executed notebooks, their records, the ledger and the wheel; then check it.
 
     `site` appears only when everything, the check included, has passed. `gathered` holds what the page that runs
     in the browser loads (`tools.browser.gather`).
@@ -159,7 +179,7 @@ def build(
     """
     work = site.parent / "staged"
     shutil.rmtree(work, ignore_errors=True)
-    _stage(root, executed, ledger, work / "source", address)
+    _stage(root, executed, records, ledger, work / "source", address)
     command = [
         str(Path(sys.executable).with_name("jupyter-book")), "build", str(work / "source"), "--path-output", str(work),
         "--builder", "html", "-n", "-W", "--keep-going", "--quiet",
@@ -176,8 +196,11 @@ def build(
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         copy = colab_copy(notebook, wheel, address.site)
         write_atomically(pages / "colab" / notebook.name, nbformat.writes(copy).encode())
+    shutil.copytree(work / "source" / "records", pages / "records")
+    for name in ("claims.json", "claims.csv"):
+        shutil.copyfile(ledger / name, pages / "book" / name)
     _point_buttons_at_copies(pages, address)
-    _drop_unused_scripts(pages)
+    lighten(pages)
     problems = check(pages, address)
     if problems:
         raise BuildError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
@@ -279,13 +302,16 @@ def _button_problems(page: BeautifulSoup, pages: Path, address: Address) -> list
     return problems
 
 
-def _stage(root: Path, executed: Path, ledger: Path, target: Path, address: Address) -> None:
+def _stage(root: Path, executed: Path, records: Path, ledger: Path, target: Path, address: Address) -> None:
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated", "try"))
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
     judged = _judged(ledger / "claims.json")
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         staged = layout.page_of(nbformat.read(executed / notebook.name, as_version=4), judged)
+        measured = results.load(records / f"{notebook.stem}.json", "measured")
+        colab = f"{address.colab or '../colab'}/{notebook.name}"
+        staged = with_sources(staged, notebook.stem, measured, target, colab)
         nbformat.write(staged, target / "notebooks" / notebook.name)
     (target / "book" / "_generated").mkdir()
     shutil.copyfile(ledger / "claims.md", target / "book" / "claims.md")
@@ -326,17 +352,6 @@ def _point_buttons_at_copies(pages: Path, address: Address) -> None:
             write_atomically(path, text.encode())
 
 
-# Jupyter Book puts MathJax and Thebe, both from CDNs, into every page, and Thebe twice, which is a script error. The
-# book writes its few formulas in plain characters and runs no code in pages.
-_UNUSED_SCRIPTS = re.compile(
-    r"<script[^>]*>\s*(?:window\.MathJax|const THEBE_JS_URL)\b.*?</script>"
-    r"|<script[^>]*\bsrc=\"[^\"]*(?:mathjax|sphinx-thebe)[^\"]*\"[^>]*></script>"
-)
-
-
-def _drop_unused_scripts(pages: Path) -> None:
-    for path in pages.rglob("*.html"):
-        write_atomically(path, _UNUSED_SCRIPTS.sub("", path.read_text()).encode())
 
 
 def _code(path: Path) -> str:
@@ -421,7 +436,8 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--summary", type=Path, required=True)
     step = steps.add_parser("build", help="build and check the site; reads ABPN_SITE_URL and ABPN_REPOSITORY_URL")
     step.add_argument("--executed", type=Path, required=True, help="folder of executed notebooks")
-    step.add_argument("--ledger", type=Path, required=True, help="folder of claims.md and verdicts.md")
+    step.add_argument("--records", type=Path, required=True, help="folder of the records that they kept")
+    step.add_argument("--ledger", type=Path, required=True, help="folder of what the step `ledger` wrote")
     step.add_argument("--wheel", type=Path, required=True)
     step.add_argument("--browser", type=Path, default=None, help="folder of what the page in the browser loads")
     step.add_argument("--out", type=Path, required=True)
@@ -438,7 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_ledger(given.records, given.page, given.summary)
         else:
             address = Address.from_environment()
-            build(Path(), given.executed, given.ledger, given.wheel, given.out, address, gathered=given.browser)
+            build(Path(), given.executed, given.records, given.ledger, given.wheel, given.out, address,
+                  gathered=given.browser)
     except (AbpnError, OSError) as error:
         print(f"{given.step}: {error}", file=sys.stderr)
         return 2

@@ -50,6 +50,7 @@ rule ledger:
     output:
         page="_build/ledger/claims.md",
         summary="_build/ledger/verdicts.md",
+        data=["_build/ledger/claims.json", "_build/ledger/claims.csv"],
     shell:
         "{PYTHON} -m tools.site ledger {input.records} --page {output.page} --summary {output.summary}"
 
@@ -84,6 +85,7 @@ rule site:
         sorted(str(path) for path in Path("book").rglob("*") if path.is_file()),
         expand("notebooks/{name}.ipynb", name=NOTEBOOKS),
         expand("_build/executed/notebooks/{name}.ipynb", name=NOTEBOOKS),
+        expand("_build/records/{name}.json", name=NOTEBOOKS),
         rules.ledger.output,
         wheel=WHEEL,
         browser="_build/try",
@@ -92,5 +94,5 @@ rule site:
         # A new public address changes the launch buttons, and so the site.
         address=[os.environ.get("ABPN_SITE_URL", ""), os.environ.get("ABPN_REPOSITORY_URL", "")],
     shell:
-        "{PYTHON} -m tools.site build --executed _build/executed/notebooks --ledger _build/ledger"
+        "{PYTHON} -m tools.site build --executed _build/executed/notebooks --records _build/records --ledger _build/ledger"
         " --wheel {input.wheel} --browser {input.browser} --out {output}"

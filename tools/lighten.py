@@ -1,0 +1,91 @@
+"""The last step to a page: icons in place, pictures in files that load when reached, a description, faults mended."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import io
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from abpn_lib.files import write_atomically
+from tools import BuildError
+
+# Jupyter Book puts MathJax and Thebe, both from CDNs, into every page, and Thebe twice, which is a script error. The
+# book writes its few formulas in plain characters and runs no code in pages. FontAwesome's script weighs 1.5 MB.
+_UNUSED = re.compile(
+    r"<script[^>]*>\s*(?:window\.MathJax|const THEBE_JS_URL)\b.*?</script>"
+    r"|<script[^>]*\bsrc=\"[^\"]*(?:mathjax|sphinx-thebe|fontawesome)[^\"]*\"[^>]*></script>"
+    r"|<link[^>]*\bhref=\"[^\"]*(?:sphinx-thebe|fontawesome)[^\"]*\"[^>]*/?>"
+)
+# What the theme and its extensions write against the rules of accessibility (axe's `label-content-name-mismatch`,
+# `aria-deprecated-role`, `aria-required-children` and `region`).
+_REPAIRS = {
+    '<summary aria-label="Toggle hidden content">': "<summary>", ' role="doc-biblioentry"': "",
+    '<div role="list" class="citation-list">': '<div class="citation-list">',
+    '<div id="pst-primary-sidebar"': '<div id="pst-primary-sidebar" role="complementary" aria-label="All pages"',
+}
+_SEARCH = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
+_ICON = re.compile(r'<i class="([^"]*\bfas?\b[^"]*)"([^>]*)></i>|<i class="([^"]*\bfa-[^"]*)"([^>]*)></i>')
+_PICTURE = re.compile(r'<img\b([^>]*?)\bsrc="data:image/png;base64,([^"]+)"')
+
+
+def lighten(pages: Path) -> None:
+    """Take unused scripts out of every page below `pages`, draw its icons as SVG, and write its pictures as files.
+
+    Pictures become lossless WebP, named by their content. Raises `BuildError` for an icon that the theme's
+    FontAwesome does not have.
+    """
+    script = pages / "_static" / "scripts" / "fontawesome.js"
+    drawings = script.read_text() if script.is_file() else ""
+    icon = functools.cache(functools.partial(_icon, drawings))
+    for path in pages.rglob("*.html"):
+        root = "../" * (len(path.relative_to(pages).parts) - 1)
+        text = _SEARCH.sub(r"\1", _UNUSED.sub("", path.read_text()))
+        for written, right in _REPAIRS.items():
+            text = text.replace(written, right)
+        text = _described(text)
+        text = _ICON.sub(lambda found: icon(found[1] or found[3], found[2] or found[4] or ""), text)
+        text = _PICTURE.sub(functools.partial(_picture, pages / "_images", root), text)
+        write_atomically(path, text.encode())
+    for part in (script, script.with_suffix(".js.map")):
+        part.unlink(missing_ok=True)
+
+
+def _described(text: str) -> str:
+    """A page that search engines and previews know by its title and first paragraph."""
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
+    first = re.search(r"</h1>.*?<p>(.*?)</p>", text, re.DOTALL)
+    if not (title and first) or 'name="description"' in text:
+        return text
+    said = " ".join(re.sub(r"<[^>]*>|[¶\"]", "", first[1]).split())[:200]
+    name = title[1].strip().replace('"', "")
+    return text.replace("</title>", (
+        f'</title>\n<meta name="description" content="{said}">\n<meta property="og:title" content="{name}">\n'
+        f'<meta property="og:description" content="{said}">\n<meta property="og:type" content="article">'
+    ), 1)
+
+
+def _icon(drawings: str, classes: str, attributes: str) -> str:
+    """An icon as SVG, with the classes and attributes of the element that FontAwesome's script would have replaced."""
+    for name in re.findall(r"\bfa-([\w-]+)", classes):
+        # Of one name the solid drawing, which the theme uses, comes last.
+        if shapes := re.findall(rf'[{{,]"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"\w*","([^"]+)"\]', drawings):
+            width, height, path = shapes[-1]
+            return (f'<svg class="icon {classes}" viewBox="0 0 {width} {height}" aria-hidden="true"{attributes}>'
+                    f'<path d="{path}"/></svg>')
+    raise BuildError(f"the theme has no icon for {classes!r}")
+
+
+def _picture(folder: Path, root: str, found: re.Match[str]) -> str:
+    png = base64.b64decode(found[2])
+    path = folder / f"{hashlib.sha256(png).hexdigest()[:16]}.webp"
+    if not path.is_file():
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=60, method=3)
+        folder.mkdir(exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    return f'<img{found[1]}loading="lazy" decoding="async" src="{root}_images/{path.name}"'
