@@ -1,4 +1,4 @@
-"""Records the board: every x3 model one can get, scored and timed under one protocol (``abpn_lib/records/board.json``).
+"""Records the board: every x3 model one can get, scored and timed under one protocol, in ``abpn_lib/records``.
 
 The models are ours, the authors' and those that the registry lists under ``peers/``. What another record file says of
 the same file is not measured again, nor is what the board itself says already; a model that has changed is. The time of
@@ -8,26 +8,29 @@ all of them is taken in the same rounds, and so anew wherever one has changed.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from abpn_lib import cli, datasets, measure, metrics, models, results, score
-from abpn_lib.files import sha256
+from abpn_lib.degradation import bicubic_down
+from abpn_lib.files import InputError, sha256
 from abpn_lib.results import Context, Record
 from abpn_lib.tflite import graph
 from abpn_lib.timing import latency
 
-__all__ = ["board", "costs", "counts", "files", "main"]
+__all__ = ["PARTS", "costs", "counts", "files", "main", "scores"]
 
 SIZE = "640x360"
 BASE = "authors-int8-ptq-time"
 """What every time is put beside: the authors' own graph, as they published it for timing."""
+
+PARTS = (*score.SETS, "cost")
+"""What is recorded, each in a file of its own: a data set's scores, or sizes and times."""
 
 _AT_ONCE = 8  # that bounds the memory
 
@@ -45,25 +48,35 @@ def files(folder: Path) -> dict[str, tuple[Path, Path]]:
     return pairs | {name: (path, path) for name, path in found.items()}
 
 
-def board(
-    pairs: Mapping[str, tuple[Path, Path]], context: Context, known: Sequence[Record], sets: Sequence[str],
-) -> Iterator[list[Record]]:
-    """The scores that nothing known says of these files, bit by bit: PSNR by both protocols, and SSIM on Y."""
+def scores(
+    pairs: Mapping[str, tuple[Path, Path]], dataset: str, context: Context, known: Sequence[Record], *, with_ssim: bool,
+) -> list[Record]:
+    """The PSNR in RGB and on Y, and the SSIM on Y, that nothing known says of these files and bicubic."""
     hashes = {name: sha256(source) for name, (_, source) in pairs.items()} | {"bicubic": ""}
     said = {_what(record) for record in known if not {"image", "reading"} & set(record.columns)}
-    for protocol, dataset in itertools.product((metrics.AUTHORS, metrics.Y_BORDER3), sets):
-        quantities = ("psnr",) if protocol == metrics.AUTHORS else ("psnr", "ssim")
-        missing = [name for name, digest in hashes.items()
-                   if not {(quantity, name, digest, dataset, protocol.name) for quantity in quantities} <= said]
-        for start in range(0, len(missing), _AT_ONCE):
-            names = missing[start : start + _AT_ONCE]
-            upscalers = {name: score.Stranger(pairs[name][0]).upscale if name in pairs else measure.bicubic_upscaler()
-                         for name in names}
-            images = datasets.images(dataset)
-            scored = measure.evaluate_all(upscalers, images, protocol=protocol, with_ssim="ssim" in quantities)
-            made = [record for name, scores in scored.items()
-                    for record in measure.records_of(scores, context, name, dataset, protocol, hashes[name])]
-            yield [record for record in made if _what(record) not in said]
+    wanted = [("psnr", metrics.AUTHORS), ("psnr", metrics.Y_BORDER3), *([("ssim", metrics.Y_BORDER3)] * with_ssim)]
+    missing = {name: [(quantity, protocol) for quantity, protocol in wanted
+                      if (quantity, name, digest, dataset, protocol.name) not in said]
+               for name, digest in hashes.items()}
+    names, made = [name for name, parts in missing.items() if parts], []
+    for some in (names[start : start + 2 * _AT_ONCE] for start in range(0, len(names), 2 * _AT_ONCE)):
+        upscalers = {name: score.Stranger(pairs[name][0]).upscale if name in pairs else measure.bicubic_upscaler()
+                     for name in some}
+        values: dict[tuple[str, str, metrics.Protocol], list[float]] = {}
+        for _, hr in datasets.images(dataset):
+            lr = bicubic_down(hr, 3)
+            for name, upscale in upscalers.items():
+                sr = upscale(lr)
+                for quantity, protocol in missing[name]:
+                    value = getattr(metrics, quantity)(hr, sr, protocol)
+                    values.setdefault((name, quantity, protocol), []).append(value)
+        for (name, quantity, protocol), each in values.items():
+            made.append(context.record(
+                quantity, name, float(np.mean(each)), "dB" if quantity == "psnr" else "", model_sha256=hashes[name],
+                dataset=dataset, protocol=protocol.name, count=len(each), spread=(min(each), max(each)),
+                spread_is="least and greatest image",
+            ))
+    return made
 
 
 def costs(pairs: Mapping[str, tuple[Path, Path]], context: Context, rounds: int) -> list[Record]:
@@ -124,30 +137,34 @@ def _parser() -> argparse.ArgumentParser:
         prog=_PROGRAM, description="Score and time every x3 model one can get; what is recorded is not measured again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", action="append", choices=score.SETS, help="a data set; again for more (all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, each a file (default: all)")
+    parser.add_argument("--no-ssim", action="store_true", help="PSNR alone, which is several times as fast")
     parser.add_argument("--made", type=Path, help="a folder that keeps the files made of others' weights")
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds of timing")
-    parser.add_argument("--out", type=Path, default=Path("abpn_lib/records/board.json"), help="the record file")
+    parser.add_argument("--out", type=Path, default=Path("abpn_lib/records"), help="the folder of board-PART.json")
     parser.set_defaults(run=_run)
     return parser
 
 
 def _run(options: argparse.Namespace) -> None:
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        raise InputError(f"no part is called {unknown.pop()!r}: name some of {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as scratch:
         pairs = files(options.made or Path(scratch))
         hashes = {name: sha256(source) for name, (_, source) in pairs.items()}
-        before = results.load(options.out) if options.out.is_file() else []
-        # Of a file that has changed, or is gone, nothing is kept.
-        kept = [record for record in before if hashes.get(_subject(record), "") == record.model_sha256]
         context = Context.here(options.command_line)
-        if {_subject(record) for record in kept if record.quantity == "cpu-time"} != set(pairs):
-            kept = [record for record in kept if record.quantity in ("psnr", "ssim")]
-            kept += costs(pairs, context, options.rounds)
-            results.save(options.out, kept)
-        for made in board(pairs, context, [*results.recorded(), *kept], options.data or score.SETS):
-            kept += made
-            results.save(options.out, kept)
-            print(f"{options.out}: {len(kept)} records", flush=True)
+        for part in parts:
+            out = options.out / f"board-{part}.json"
+            before = results.load(out) if out.is_file() else []
+            # Of a file that has changed, or is gone, nothing is kept.
+            kept = [record for record in before if hashes.get(_subject(record), "") == record.model_sha256]
+            if part != "cost":
+                kept += scores(pairs, part, context, [*results.recorded(), *kept], with_ssim=not options.no_ssim)
+            elif {_subject(record) for record in kept} != set(pairs):
+                kept = costs(pairs, context, options.rounds)
+            results.save(out, kept)
+            print(f"{out}: {len(kept)} records", flush=True)
 
 
 _PROGRAM = "python -m tools.board"
