@@ -1,8 +1,6 @@
 """Where somebody's .tflite stands: its scores, and its time beside ABPN's, under one protocol.
 
-A stranger's file is data. `isolated` runs whatever touches it in a child process with bounded memory, so that a crash
-of the interpreter is one line, not the caller's death. What a file does not say, the range and the colours of its
-values, is found out by trying all on one image.
+A stranger's file is data: `isolated` touches it in a child process with bounded memory, where a crash is one line.
 """
 
 from __future__ import annotations
@@ -29,31 +27,23 @@ from abpn_lib.tflite.interpreter import first_line, interpreter, read_model
 from abpn_lib.tflite.upscaler import UNTILED_PIXELS, spans
 from abpn_lib.timing import latency, rounds
 
-__all__ = ["COLOURS", "RANGES", "SETS", "Stranger", "isolated", "markdown", "score", "summary", "times"]
-
 Rgb = NDArray[np.uint8]
-
 RANGES: Mapping[str, tuple[float, float]] = {"0..255": (0, 255), "0..1": (0, 1), "-1..1": (-1, 1)}
 """What black and white are in a model, by the range's name."""
-
-COLOURS = ("rgb", "bgr", "y")
-"""The channels of a model; "y" enlarges BT.601's luma in full range, and the two others bicubically."""
 
 SETS = (*datasets.BENCHMARKS, "div2k-valid-36")
 """What a board's row is scored on."""
 
-_MOST_BYTES, _MOST_MEMORY = 256 * 2**20, 8 * 2**30
+_MOST_BYTES, _MOST_MEMORY, _DTYPES = 256 * 2**20, 8 * 2**30, (np.uint8, np.int8, np.float32)
 
 
 class Stranger:
-    """A .tflite that enlarges images by 2, 3 or 4, whoever made it: uint8, int8 or float32, NHWC, of any or one size.
+    """A .tflite that enlarges images by 2, 3 or 4: uint8, int8 or float32, NHWC, RGB or Y, of any size or of one.
 
-    `range` and `colour` are names of `RANGES` and `COLOURS`, found out by trying where they are not given: `found` says
-    how. Networks hardly tell RGB from BGR: RGB is taken unless BGR is 0.2 dB ahead. `size` is its one LR (width,
-    height), or None; such a model runs in tiles that overlap by up to 16 LR pixels. An integer without a scale is the
-    pixel itself (int8 less 128).
-
-    Raises `ModelError` if it is no such model or cannot be run.
+    `range` (of `RANGES`) and `colour` ("rgb", "bgr", "y": then Cb and Cr are enlarged bicubically) are found out by
+    trying where they are not given: `found` says how. Networks hardly tell RGB from BGR: RGB is taken unless BGR is
+    0.2 dB ahead. `size` is its one LR (width, height), or None; such a model runs in tiles that overlap by up to 16 LR
+    pixels. An integer without a scale is the pixel itself (int8 less 128). Raises `ModelError` if it is no such model.
     """
 
     size: tuple[int, int] | None = None
@@ -78,8 +68,7 @@ class Stranger:
             large = degradation.bicubic_up(coded, self.scale)
             large[..., :1] = self._planes(coded[..., :1])
             return np.asarray(Image.fromarray(large, "YCbCr").convert("RGB"))
-        turn = -1 if self.colour == "bgr" else 1
-        return self._planes(lr[..., ::turn])[..., ::turn]
+        return self._planes(lr[..., ::-1])[..., ::-1] if self.colour == "bgr" else self._planes(lr)
 
     def _planes(self, lr: Rgb) -> Rgb:
         height, width = lr.shape[:2]
@@ -90,15 +79,14 @@ class Stranger:
         wide, high = self.size
         padded = np.pad(lr, ((0, max(high - height, 0)), (0, max(wide - width, 0)), (0, 0)), "edge")
         large = np.empty((padded.shape[0] * self.scale, padded.shape[1] * self.scale, lr.shape[2]), np.uint8)
-        halos = [(side, own, min(16, own // 4)) for side, own in zip(padded.shape, (high, wide), strict=False)]
-        for row, column in product(*(list(spans(side, own - 2 * halo, halo)) for side, own, halo in halos)):
-            patch = self._run(padded[row.start : row.stop, column.start : column.stop])
-            large[row.kept(self.scale), column.kept(self.scale)] = patch[row.cut(self.scale), column.cut(self.scale)]
+        sides = [(side, own, min(16, own // 4)) for side, own in zip(padded.shape, (high, wide), strict=False)]
+        rows, columns = (spans(side, own - 2 * halo, halo, self.scale) for side, own, halo in sides)
+        for (row, kept_row, cut_row), (column, kept_column, cut_column) in product(rows, columns):
+            large[kept_row, kept_column] = self._run(padded[row, column])[cut_row, cut_column]
         return large[: height * self.scale, : width * self.scale]
 
     def _run(self, patch: Rgb) -> Rgb:
-        low, high = RANGES[self.range]
-        (scale, zero), dtype = _quantization(self._input), self._input["dtype"]
+        (low, high), dtype, (scale, zero) = RANGES[self.range], self._input["dtype"], _quantization(self._input)
         values = (patch * np.float32((high - low) / 255) + np.float32(low)) / np.float32(scale) + zero
         if dtype != np.float32:
             values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -123,12 +111,10 @@ class Stranger:
         self._network, self._shape = interpreter(self._content, self._threads), ()
         tensors = [*self._network.get_input_details(), *self._network.get_output_details()]
         for shape, dtype in ((tensor["shape"].tolist(), np.dtype(tensor["dtype"])) for tensor in tensors):
-            if len(tensors) != 2 or len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
-                raise ModelError(f"{shape} is not its one image, (1, H, W, 3), or (1, H, W, 1) for Y, in or out")
-            if dtype not in (np.uint8, np.int8, np.float32):
-                raise ModelError(f"its images are {dtype}, neither uint8, int8 nor float32")
-        if tensors[0]["shape"][3] != tensors[1]["shape"][3]:
-            raise ModelError("it does not give as many channels as it takes")
+            channels = (1, 3) if len(tensors) == 2 and tensors[0]["shape"][-1] == tensors[1]["shape"][-1] else ()
+            if len(shape) != 4 or shape[0] != 1 or shape[3] not in channels or dtype not in _DTYPES:
+                raise ModelError(f"{dtype} {shape} is not its one image, in or out: (1, H, W, 3), or (1, H, W, 1) for "
+                                 "Y, in uint8, int8 or float32")
         return tensors[0], tensors[1]
 
     def _scale(self) -> int:
@@ -139,8 +125,7 @@ class Stranger:
                 height, width = self._invoke(np.zeros((*side, channels), self._input["dtype"])).shape[:2]
                 if height * side[1] == width * side[0] and height % side[0] == 0 and 2 <= height // side[0] <= 4:
                     return int(height // side[0])
-            self._input, self._output = self._open()
-            self.size = (own[1], own[0])
+            (self._input, self._output), self.size = self._open(), (own[1], own[0])
             if -1 in self._input["shape_signature"]:
                 break
         raise ModelError("it does not run, or does not enlarge an image by 2, 3 or 4")
@@ -150,11 +135,10 @@ class Stranger:
         hr = next(datasets.images("embedded", scale=12))[1][:384, :384]
         lr, scores = degradation.bicubic_down(hr, self.scale), {}
         colours = ("y",) if self._input["shape"][3] == 1 else ("rgb", "bgr")
-        if colour and colour not in colours:
+        if (colour or colours[0]) not in colours:
             raise ModelError(f"its images are {' or '.join(colours)}, not {colour}")
-        for reading in product([range] if range else RANGES, [colour] if colour else colours):
-            self.range, self.colour = reading
-            scores[reading] = metrics.psnr(hr, self.upscale(lr))
+        for self.range, self.colour in product([range] if range else RANGES, [colour] if colour else colours):
+            scores[self.range, self.colour] = metrics.psnr(hr, self.upscale(lr))
         self.range, self.colour = max(scores, key=lambda reading: scores[reading] - 0.2 * (reading[1] == "bgr"))
         tried = ", ".join(f"{span} {way} {db:.2f}" for (span, way), db in scores.items())
         return f"values in {self.range}, {self.colour}, of those tried (PSNR in dB): {tried}"
@@ -183,8 +167,8 @@ def times(
             ("cpu-time", name, "ms", rounds.median_interval(timing.cpu_samples)),
             ("cpu-time-ratio", f"{name}/{over}", "", rounds.paired_ratio(timing, timings[over], clock="cpu")),
         ):
-            is_ = "95 % interval of the median"
-            made.append(context.record(quantity, subject, middle, unit, spread=(low, high), spread_is=is_, **how))
+            how |= {"spread": (low, high), "spread_is": "95 % interval of the median"}
+            made.append(context.record(quantity, subject, middle, unit, **how))
     return made
 
 
@@ -192,11 +176,11 @@ def score(
     path: Path, context: Context, *, twin: Path | None = None, sets: Sequence[str] = (), count: int = 15,
     threads: int = 1, **reading: str | None,
 ) -> tuple[list[Record], str]:
-    """What a row says of a file, as records under its stem, and how its values were read.
+    """What a row says of a file, as records under its stem, and how its values were read (`reading`: as `Stranger`).
 
     `twin` is the same network in float32, under the stem with "-float". `sets` are those at hand of `SETS`, or else the
-    embedded images, unless named. Time is that of making 1920x1080 pixels (of a model of one size: what it makes),
-    beside `models.DEFAULT`, which makes as many. `reading` is the `range` and `colour` of `Stranger`.
+    embedded images, unless named. Time is that of 1920x1080 pixels (or of the one size that it makes), beside
+    `models.DEFAULT`, which makes as many.
     """
     name, files = path.stem, {path.stem: path, **({f"{path.stem}-float": twin} if twin else {})}
     made = {key: Stranger(file, threads=threads, **(reading if file == path else {})) for key, file in files.items()}
@@ -210,9 +194,9 @@ def score(
     for dataset in sets or [known for known in SETS if datasets.available(known)] or ["embedded"]:
         datasets.require(dataset)
         for protocol in (metrics.AUTHORS, metrics.Protocol("y", scale)):
-            how: dict[str, Any] = {"scale": scale, "protocol": protocol, "with_ssim": False}
-            found = measure.evaluate_all(upscalers, datasets.images(dataset, scale=scale), **how)
-            for key, scores in found.items():
+            images = datasets.images(dataset, scale=scale)
+            scored = measure.evaluate_all(upscalers, images, scale=scale, protocol=protocol, with_ssim=False)
+            for key, scores in scored.items():
                 records += measure.records_of(scores, context, key, dataset, protocol, sha256(files[key]))
     return records, made[name].found
 

@@ -23,8 +23,6 @@ from abpn_lib.results import Context, Record
 from abpn_lib.tflite import graph
 from abpn_lib.timing import latency
 
-__all__ = ["PARTS", "costs", "counts", "files", "main", "scores"]
-
 SIZE = "640x360"
 BASE = "authors-int8-ptq-time"
 """What every time is put beside: the authors' own graph, as they published it for timing."""
@@ -110,11 +108,12 @@ def counts(content: bytes, subject: str, context: Context) -> list[Record]:
         places = _LEARNT.get(graph.name_of(model, operator), ())
         tensors = {int(operator.inputs[at]): net.tensors[operator.inputs[at]] for at in places
                    if at < len(operator.inputs) and operator.inputs[at] >= 0}
-        values = [np.frombuffer(bytes(model.buffers[tensor.buffer].data), _STORED[tensor.type])
-                  for tensor in tensors.values() if graph.is_constant(model, tensor)]
-        if values and len(np.unique(values[0])) > 2:
-            sizes.update({key: array.size for key, array in zip(tensors, values, strict=False)})
-    macs = sum(graph.multiplications(content)) / 1e9
+        stored = {key: (bytes(data), _STORED[tensor.type]) for key, tensor in tensors.items()
+                  if (data := model.buffers[tensor.buffer].data) is not None and len(data)}
+        values = {key: np.frombuffer(*parts) for key, parts in stored.items()}
+        if values and len(np.unique(next(iter(values.values())))) > 2:
+            sizes.update({key: array.size for key, array in values.items()})
+    macs = sum(products for products, _ in graph.costs(content)) / 1e9
     return [context.record("weights", subject, sum(sizes.values()), ""),
             context.record("macs", subject, macs, "G")]
 

@@ -29,8 +29,6 @@ from abpn_lib.files import ModelError, write_atomically
 from abpn_lib.int8 import ptq
 from abpn_lib.int8.export import export_float, export_int8
 
-__all__ = ["network", "read_state", "tflite"]
-
 State = Mapping[str, NDArray[np.float32]]
 
 _MOST_BYTES = 64 * 2**20
