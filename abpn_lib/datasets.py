@@ -74,8 +74,7 @@ class Entry:
     address: str = ""
     # Camera JPEGs are halved before use: at full size they hold mostly sensor blur.
     halve: bool = False
-    # What follows a slash in the registry's name of its data set.
-    name: str = ""
+    name: str = ""  # what follows a slash in the registry's name of its data set
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ class Stranger:
 
     `range` (of `RANGES`) and `colour` ("rgb", "bgr", "y": then Cb and Cr are enlarged bicubically) are found out by
     trying where they are not given: `found` says how. Networks hardly tell RGB from BGR: RGB is taken unless BGR is
-    0.2 dB ahead. `size` is its one LR (width, height), or None; such a model runs in tiles that overlap by up to 16 LR
-    pixels. An integer without a scale is the pixel itself (int8 less 128). Raises `ModelError` if it is no such model.
+    0.2 dB ahead. `size` is its one LR (width, height), or None; such a model, and any on more than `UNTILED_PIXELS`,
+    runs in tiles that overlap by up to 16 LR pixels. An integer without a scale is the pixel itself (int8 less 128).
+    Raises `ModelError` if it is no such model.
     """
 
     size: tuple[int, int] | None = None
@@ -62,7 +63,7 @@ class Stranger:
             raise ModelError(f"{path}: {error}") from error
 
     def upscale(self, lr: Rgb) -> Rgb:
-        """Enlarge an LR (H, W, 3) uint8 image to (sH, sW, 3) uint8. Raises `InputError` if it is too large at once."""
+        """Enlarge an LR (H, W, 3) uint8 image to (sH, sW, 3) uint8."""
         if self.colour == "y":
             coded = np.asarray(Image.fromarray(lr).convert("YCbCr"))
             large = degradation.bicubic_up(coded, self.scale)
@@ -72,11 +73,9 @@ class Stranger:
 
     def _planes(self, lr: Rgb) -> Rgb:
         height, width = lr.shape[:2]
-        if self.size is None:
-            if height * width > UNTILED_PIXELS:
-                raise InputError(f"an image of {width}x{height} is too large to be enlarged at once")
+        if self.size is None and height * width <= UNTILED_PIXELS:
             return self._run(lr)
-        wide, high = self.size
+        wide, high = self.size or (512, 512)
         padded = np.pad(lr, ((0, max(high - height, 0)), (0, max(wide - width, 0)), (0, 0)), "edge")
         large = np.empty((padded.shape[0] * self.scale, padded.shape[1] * self.scale, lr.shape[2]), np.uint8)
         sides = [(side, own, min(16, own // 4)) for side, own in zip(padded.shape, (high, wide), strict=False)]
@@ -145,10 +144,9 @@ class Stranger:
 
 
 def _quantization(tensor: Mapping[str, Any]) -> tuple[float, int]:
-    scale, zero = tensor["quantization"]
-    if tensor["dtype"] == np.float32:
-        return 1.0, 0
-    return (scale, zero) if scale > 0 else (1.0, int(np.iinfo(tensor["dtype"]).min))
+    if tensor["dtype"] == np.float32 or tensor["quantization"][0] > 0:
+        return tensor["quantization"] if tensor["dtype"] != np.float32 else (1.0, 0)
+    return 1.0, int(np.iinfo(tensor["dtype"]).min)
 
 
 def times(
