@@ -58,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_models, _add_upscale, _add_export, _add_train, _add_quantize, _add_average, _add_evaluate, _add_latency,
-        _add_claims, _add_data,
+        _add_models, _add_upscale, _add_export, _add_train, _add_quantize, _add_average, _add_evaluate, _add_score,
+        _add_latency, _add_claims, _add_data,
     ):
         add(commands)
     return top
@@ -353,6 +353,32 @@ def _evaluate(options: argparse.Namespace) -> None:
         lines += measure.lines_of(subject, scores)
     if options.raw:
         records = [replace(record, columns={**record.columns, "reading": "raw"}) for record in records]
+    write_and_print(records, options, *lines)
+
+
+def _add_score(commands: Any) -> None:
+    add = _command(commands, "score", _score, "score any x2, x3 or x4 .tflite, and time it beside ABPN's",
+                   "abpn score mine.tflite --float mine-float.tflite --data set5 --markdown")
+    add("file", type=Path, help="the .tflite: uint8, int8 or float32, RGB or Y, of any or one size")
+    add("--float", type=Path, default=None, metavar="FILE", help="the same network in float32: what INT8 costs")
+    add("--data", action="append", default=[], metavar="SET", help="a data set; again for more (those at hand)")
+    add("--range", choices=["0..255", "0..1", "-1..1"], default=None, help="its black and white (found by trying)")
+    add("--colour", choices=["rgb", "bgr", "y"], default=None, help="its channels (found by trying)")
+    add("--rounds", type=_positive(100_000), default=15, help="interleaved rounds of timing")
+    add("--threads", type=_threads, default=1, help="threads of the interpreter")
+    add("--markdown", action="store_true", help="print the row for a README or an issue")
+    _record_options(add)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from abpn_lib import score
+
+    records, found = score.isolated(
+        options.file, _context(options), twin=options.float, sets=options.data, count=options.rounds,
+        threads=options.threads, range=options.range, colour=options.colour,
+    )
+    row = score.summary(options.file.stem, records)
+    lines = [score.markdown(row)] if options.markdown else [f"{key:48} {cell}" for key, cell in row.items()] + [found]
     write_and_print(records, options, *lines)
 
 

@@ -47,7 +47,7 @@ OFFICIAL = {
 
 
 DATASETS = (
-    "embedded", *BENCHMARKS, "train", "train-more", "train-all", "select", "div2k-valid-36", "authors",
+    "embedded", *BENCHMARKS, "train", "train-more", "train-all", "select", "div2k-valid-36", "authors", "peers",
     "div2k-train", "div2k-valid", "div2k-train-lr", "div2k-valid-lr",
 )
 """The names that `images`, `fetch`, `verify` and `available` take.
@@ -74,6 +74,7 @@ class Entry:
     address: str = ""
     # Camera JPEGs are halved before use: at full size they hold mostly sensor blur.
     halve: bool = False
+    name: str = ""  # what follows a slash in the registry's name of its data set
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ def dataset(name: str | Dataset) -> Dataset:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
     registry = (importlib.resources.files("abpn_lib") / "registry.csv").read_text(encoding="utf-8")
     entries = tuple(
-        Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes")
-        for row in csv.DictReader(registry.splitlines()) if row["dataset"] in _UNIONS.get(name, (name,))
+        Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes", row["dataset"].partition("/")[2])
+        for row in csv.DictReader(registry.splitlines())
+        if row["dataset"].partition("/")[0] in _UNIONS.get(name, (name,))
     )
     if name not in _ARCHIVES:
         return Dataset(name, entries)
@@ -188,8 +190,8 @@ def images(name: str | Dataset, root: Path | None = None, *, scale: int = 3) -> 
     Raises `DataError` if the set is unknown or has no images, or a file is missing or wrong.
     """
     found, root = dataset(name), root or data_root()
-    if found.name == "authors":
-        raise DataError("'authors' holds models, not images")
+    if found.name in ("authors", "peers"):
+        raise DataError(f"{found.name!r} holds models, not images")
     if found.name == "embedded":
         yield from ((key, crop_to_multiple(_embedded(key), scale)) for key in EMBEDDED)
     for entry in found.entries:
@@ -208,6 +210,11 @@ def official_model(name: str, root: Path | None = None) -> Path:
     if stem not in entries:
         raise DataError(f"the authors published no model {name!r}; there are {', '.join([*OFFICIAL, *entries])}")
     return _checked(root or data_root(), entries[stem], "authors")
+
+
+def peer_models(root: Path | None = None) -> dict[str, Path]:
+    """The models that others published, by the names that they have in the registry. Raises as `official_model`."""
+    return {entry.name: _checked(root or data_root(), entry, "peers") for entry in dataset("peers").entries}
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")

@@ -147,7 +147,7 @@ def score_models(
     """
     from abpn_lib.tflite.upscaler import Upscaler
 
-    if dataset == "authors":
+    if dataset in ("authors", "peers"):
         raise InputError(f"{dataset} holds models, not images")
     datasets.require(dataset)
     paths = {subject: model_path(name) for subject, name in names.items() if name != "bicubic"}

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+_LUMA = np.array([65.481, 128.553, 24.966]) / 255
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -74,7 +76,5 @@ def _prepared(truth: NDArray, estimate: NDArray, protocol: Protocol) -> tuple[ND
         raise ValueError(f"a border of {n} leaves nothing of {width}x{height} pixels")
     a, b = (image[n : height - n, n : width - n] for image in (truth, estimate))
     if protocol.colour == "y":
-        from skimage.color import rgb2ycbcr
-
-        return rgb2ycbcr(a)[..., 0], rgb2ycbcr(b)[..., 0]
+        return a @ _LUMA + 16, b @ _LUMA + 16
     return a.astype(np.float64), b.astype(np.float64)
