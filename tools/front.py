@@ -60,7 +60,7 @@ def bar(judged: Sequence[tuple[Claim, Judgement]]) -> str:
                 f'href="claims.html?verdict={verdict.replace(" ", "+")}#claims">'
                 f"<b>{book.SIGNS[verdict]} {count}</b> <span>{verdict}</span></a>"
             )
-    title = f"{len(judged)} claims of the paper, judged by rules that were fixed before the values were seen"
+    title = f"{len(judged)} claims of the paper, each judged by a stated rule"
     return (
         f'<section class="claims-bar" aria-label="Claims by verdict"><p>{title}</p>'
         f'<div>{"".join(parts)}</div></section>'
