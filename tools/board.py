@@ -8,6 +8,7 @@ all of them is taken in the same rounds, and so anew wherever one has changed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,17 +19,19 @@ import numpy as np
 
 from abpn_lib import cli, datasets, measure, metrics, models, results, score
 from abpn_lib.degradation import bicubic_down
-from abpn_lib.files import InputError, sha256
+from abpn_lib.files import InputError, ModelError, sha256
 from abpn_lib.results import Context, Record
 from abpn_lib.tflite import graph
-from abpn_lib.timing import latency
+from abpn_lib.timing import latency, npu
 
 SIZE = "640x360"
 BASE = "authors-int8-ptq-time"
 """What every time is put beside: the authors' own graph, as they published it for timing."""
 
-PARTS = (*score.SETS, "cost")
-"""What is recorded, each in a file of its own: a data set's scores, or sizes and times."""
+PARTS = (*score.SETS, "cost", "npu")
+"""What is recorded, each in a file of its own: a data set's scores, sizes and times, or estimates for `NPUS`."""
+
+NPUS = ("ethos-u65-512", "ethos-u85-2048")
 
 _AT_ONCE = 8  # that bounds the memory
 
@@ -87,6 +90,17 @@ def costs(pairs: Mapping[str, tuple[Path, Path]], context: Context, rounds: int)
     for name, (path, _) in pairs.items():
         made += counts(latency.fixed_copy(path, SIZE), name, context)
     return [replace(record, model_sha256=sha256(pairs[_subject(record)][1])) for record in made]
+
+
+def estimates(pairs: Mapping[str, tuple[Path, Path]], context: Context) -> list[Record]:
+    """What the compiler of `NPUS` says of every INT8 file that it can compile."""
+    made, on = [], [npu.NPUS[name] for name in NPUS]
+    for name, (path, source) in pairs.items():
+        if "fp32" not in name:
+            with contextlib.suppress(ModelError):
+                found = npu.estimate_models({name: path}, on, context, size=SIZE)
+                made += [replace(record, model_sha256=sha256(source)) for record in found]
+    return made
 
 
 # Where the learnt numbers of an operator stand among its inputs, and how they are stored.
@@ -158,7 +172,9 @@ def _run(options: argparse.Namespace) -> None:
             before = results.load(out) if out.is_file() else []
             # Of a file that has changed, or is gone, nothing is kept.
             kept = [record for record in before if hashes.get(_subject(record), "") == record.model_sha256]
-            if part != "cost":
+            if part == "npu":
+                kept = estimates(pairs, context)
+            elif part != "cost":
                 kept += scores(pairs, part, context, [*results.recorded(), *kept], with_ssim=not options.no_ssim)
             elif {_subject(record) for record in kept} != set(pairs):
                 kept = costs(pairs, context, options.rounds)
