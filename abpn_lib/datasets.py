@@ -47,17 +47,18 @@ OFFICIAL = {
 
 
 DATASETS = (
-    "embedded", *BENCHMARKS, "train", "train-more", "train-all", "select", "div2k-valid-36", "authors", "peers",
-    "div2k-train", "div2k-valid", "div2k-train-lr", "div2k-valid-lr",
+    "embedded", *BENCHMARKS, "train", "train-more", "train-all", "train-photos", "select", "div2k-valid-36", "authors",
+    "peers", "div2k-train", "div2k-valid", "div2k-train-lr", "div2k-valid-lr",
 )
 """The names that `images`, `fetch`, `verify` and `available` take.
 
-`train` is BSDS500's train and test and 19 CC0 photos, `train-more` 252 images of CID22, CLIC 2025 and gb82, `select` 46
-images on which models are chosen, so that no test set has a say; `div2k-valid-36` are 36 of DIV2K's validation images.
+`train` is BSDS500's train and test and 19 CC0 photos, `train-more` 252 images of CID22, CLIC 2025 and gb82, `train-all`
+both, and `train-photos` both without 37 graphics, more than 60 % of whose pixels equal the one on their right. `select`
+are 46 images on which models are chosen, so that no test set has a say, `div2k-valid-36` 36 of DIV2K's validation set.
 """
 
 # Several sets of registry.csv under one name.
-_UNIONS = {"train-all": ("train", "train-more")}
+_UNIONS = dict.fromkeys(("train-all", "train-photos"), ("train", "train-more"))
 # The sets that are one archive there: the numbers of its images, and what follows the number in a file's name.
 _ARCHIVES = {
     "div2k-train": (range(1, 801), ""), "div2k-valid": (range(801, 901), ""),
@@ -102,6 +103,7 @@ def dataset(name: str | Dataset) -> Dataset:
         Entry(row["path"], row["sha256"], row["address"], row["halve"] == "yes", row["dataset"].partition("/")[2])
         for row in csv.DictReader(registry.splitlines())
         if row["dataset"].partition("/")[0] in _UNIONS.get(name, (name,))
+        and not (name == "train-photos" and row["dataset"].endswith("/graphic"))
     )
     if name not in _ARCHIVES:
         return Dataset(name, entries)

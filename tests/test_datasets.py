@@ -280,7 +280,8 @@ def test_the_cache_folder_is_the_one_named(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", [name for name in datasets.DATASETS if not datasets.dataset(name).archive])
 def test_every_registered_file_is_found_without_a_download(data_folder: Path, name: str) -> None:
-    if name in ("train-more", "train-all", "select", "div2k-valid-36") and not datasets.available(name, data_folder):
+    further = ("train-more", "train-all", "train-photos", "select", "div2k-valid-36")
+    if name in further and not datasets.available(name, data_folder):
         pytest.skip(f"{name} is not in the data folder: abpn data fetch {name}")
     assert datasets.available(name, data_folder)
     assert datasets.verify(name, data_folder) == len(datasets.dataset(name).entries)
@@ -299,10 +300,19 @@ def test_the_registry_is_well_formed() -> None:
         assert row["address"].startswith("https://")
         commits = [part for part in row["address"].split("/") if re.fullmatch("[0-9a-f]{40}", part)]
         assert commits or row["path"].endswith(".zip")
-    counts = {name: len(datasets.dataset(name).registered) for name in datasets.DATASETS if name != "train-all"}
+    unions = ("train-all", "train-photos")
+    counts = {name: len(datasets.dataset(name).registered) for name in datasets.DATASETS if name not in unions}
     assert sum(counts.values()) == len(rows)
     assert len(datasets.dataset("train-all").entries) == counts["train"] + counts["train-more"]
     assert [counts[name] for name in (*datasets.BENCHMARKS, "authors")] == [5, 14, 100, 100, 4]
+
+
+def test_graphics_are_the_images_with_flat_areas(data_folder: Path) -> None:
+    if not datasets.available("train-all", data_folder):
+        pytest.skip("train-all is not in the data folder: abpn data fetch train-all")
+    photos = {Path(entry.path).stem for entry in datasets.dataset("train-photos").entries}
+    for name, hr in datasets.images("train-all", data_folder):
+        assert ((hr[:, 1:] == hr[:, :-1]).all(axis=-1).mean() <= 0.6) == (name in photos), name
 
 
 def test_training_images_are_not_test_images() -> None:

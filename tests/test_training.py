@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import tensorflow as tf
 
 from abpn_lib import cli, networks
 from abpn_lib.degradation import bicubic_down
@@ -149,6 +150,18 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path: Path, cat: n
     np.testing.assert_array_equal(fresh.get_weights()[0], model.get_weights()[0])
     with pytest.raises(DataError, match="fsrcnn"):
         runs.load_weights(networks.build("fsrcnn"), tmp_path / "weights.npz")
+
+
+def test_a_hard_patch_counts_no_more_than_an_easy_one_in_the_logarithm() -> None:
+    errors = tf.Variable(np.random.default_rng(0).normal(0, [[[[0.05]]], [[[0.2]]]], (2, 6, 6, 3)).astype(np.float32))
+    part = {}
+    for loss in ("l2", "log-l2"):
+        with tf.GradientTape() as tape:
+            value = loop._loss(loss, errors)
+        slope = tape.gradient(value, errors) * errors
+        part[loss] = [float(tf.reduce_sum(patch)) for patch in slope]
+    assert part["l2"][1] > 10 * part["l2"][0]
+    assert part["log-l2"][0] == pytest.approx(part["log-l2"][1], rel=0.05)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_reason(tmp_path: Path, cat: np.ndarray) -> None:

@@ -43,7 +43,7 @@ class Recipe:
     scale: int = _of("how many times to enlarge", 3, 1, 8)
     seed: int = _of("of weights and batches", 0)
     optimizer: str = _of("what moves the weights", "adam", among=("adam", "soap"))
-    loss: str = _of("mean absolute or mean squared error", "l1", among=("l1", "l2"))
+    loss: str = _of("mean absolute or squared error, or its logarithm", "l1", among=("l1", "l2", "log-l2"))
     pairs: int = _of("conv-ReLU pairs", 5, 0, 100)
     bias_lr_factor: float = _of("part of the learning rate that SOAP moves biases with", 1.0)
     first_layer_lr_factor: float = _of("part of the learning rate that SOAP moves the first kernel with", 1.0)
