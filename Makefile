@@ -11,7 +11,7 @@ COLAB_PYTHON ?= python3.13
 .PHONY: book test colab lock
 
 book: .venv/.installed
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --quiet rules --printshellcmds book
+	$(BIN)/python -m tools.graph --cores $(CORES) --rerun-incomplete --quiet rules --printshellcmds book
 	@echo "the book: _build/html/index.html"
 
 test: .venv/.installed
@@ -35,12 +35,16 @@ test: .venv/.installed
 colab: .venv-colab/.installed
 	ABPN_COLAB_PYTHON=$(CURDIR)/.venv-colab/bin/python $(BIN)/pytest tests/test_colab.py
 
-.venv-colab/.installed: Makefile
+.venv-colab/.installed: requirements-colab.lock
 	$(COLAB_PYTHON) -m venv --clear .venv-colab
-	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check \
-	    tensorflow==2.20.0 tf_keras==2.20.1 numpy==2.1.3 scikit-image==0.25.2 matplotlib==3.10.0 pillow==11.3.0 ipykernel
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+LOCK := uv pip compile --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+# The second lock is the stack that Colab has before the wheel is installed there, at the versions of pyproject.toml.
+COLAB := tensorflow tf_keras numpy scikit-image matplotlib==3.10.0 pillow==11.3.0 ipykernel
+
 lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --no-annotate -o requirements.lock
+	$(LOCK) pyproject.toml --all-extras --universal --python-version 3.11 -o requirements.lock
+	printf '%s\n' $(COLAB) | $(LOCK) - --python-version 3.13 -o requirements-colab.lock

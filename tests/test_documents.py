@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
+import os
 import re
 import shlex
 import subprocess
+import threading
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -32,10 +36,10 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def locked() -> dict[str, list[str]]:
-    """Package -> its versions in the lock (several where they differ by Python version)."""
+def locked(lock: str = "requirements.lock") -> dict[str, list[str]]:
+    """Package -> its versions in a lock (several where they differ by Python version)."""
     versions: dict[str, list[str]] = {}
-    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.M):
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / lock).read_text(), re.M):
         versions.setdefault(canonicalize_name(name), []).append(version)
     return versions
 
@@ -63,6 +67,16 @@ def test_every_declared_package_is_locked_at_a_version_that_fits() -> None:
         found = versions.get(canonicalize_name(requirement.name))
         assert found, f"{requirement.name} is declared in pyproject.toml but not locked: run `make lock`"
         assert all(version in requirement.specifier for version in found), f"{requirement} is locked at {found}"
+
+
+def test_the_lock_for_colab_has_colabs_versions_and_a_hash_for_each() -> None:
+    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
+    versions = locked("requirements-colab.lock")
+    for name, version in (pin.split("==") for pin in pins if "==" in pin):
+        assert versions[canonicalize_name(name)] == [version]
+    entries = re.split(r"\n(?! )", (ROOT / "requirements-colab.lock").read_text().strip())
+    assert len(entries) == len(versions)
+    assert all("--hash=sha256:" in entry for entry in entries)
 
 
 def test_environment_takes_its_packages_from_the_lock() -> None:
@@ -111,7 +125,9 @@ def test_workflow_covers_the_declared_pythons_and_pins_its_actions(path: Path) -
     pythons = SpecifierSet(project()["requires-python"])
     supported = [f"3.{minor}" for minor in range(9, 20) if pythons.contains(f"3.{minor}")]
     assert matrices == [supported]
-    assert all(re.search(r"@v\d+", step["uses"]) for step in steps(path) if "uses" in step)
+    # A tag can be moved to other code; a commit cannot. The version behind it is for the reader.
+    uses = re.findall(r"uses: (.*)", path.read_text())
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", use) for use in uses)
 
 
 def test_the_weekly_workflow_uses_no_cache() -> None:
@@ -132,6 +148,43 @@ def test_the_site_is_published_where_colab_looks_for_it() -> None:
     address = site.Address("https://owner.github.io/book", "https://github.com/owner/book")
     branch = address.colab.split("/blob/")[1].split("/")[0]
     assert push.strip().endswith(f" {branch}")
+
+
+class _AsksForAName(http.server.BaseHTTPRequestHandler):
+    """A server that wants to know who comes, and then lets nobody in; it keeps what it was told."""
+
+    told: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        told = self.headers.get("Authorization")
+        self.told += [told] if told else []
+        self.send_response(403 if told else 401)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_publish_token_reaches_the_server_and_stands_in_no_address_or_file(tmp_path: Path) -> None:
+    (step,) = [step for step in steps(CI) if "git push" in step.get("run", "")]
+    assert "TOKEN" not in re.search(r"^git push .*$", step["run"], re.M)[0]  # type: ignore[index]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _AsksForAName) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ, "TOKEN": "s3cret", "GITHUB_SHA": "0", "GITHUB_REPOSITORY": "owner/book",
+            "GITHUB_SERVER_URL": f"http://127.0.0.1:{server.server_port}", "GIT_TERMINAL_PROMPT": "0",
+            "no_proxy": "127.0.0.1", "HOME": str(tmp_path),
+        }
+        (tmp_path / "site").mkdir()
+        done = subprocess.run(["bash", "-ec", step["run"]], cwd=tmp_path / "site", env=environment, capture_output=True,
+                              text=True, check=False)
+        server.shutdown()
+    expected = base64.b64encode(b"x-access-token:s3cret").decode()
+    assert f"Basic {expected}" in _AsksForAName.told, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
 
 
 def test_ci_script_is_sound_bash() -> None:

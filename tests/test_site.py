@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -325,6 +330,80 @@ def test_a_picture_without_text_builds_no_site(small_book: Path, tmp_path: Path)
     with pytest.raises(site.BuildError, match="no alternative text"):
         _build(root, site.Address())
     assert not (root / "html").exists()
+
+
+# A build that is killed.
+
+
+def _wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    while not what():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_a_killed_step_leaves_the_site_before_and_the_next_one_replaces_it(small_book: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(small_book, tmp_path / "book", ignore=shutil.ignore_patterns("html"))
+    (root / "html").mkdir()
+    (root / "html" / "index.html").write_text("the site before")
+    words = {"executed": "executed", "records": "records", "ledger": "ledger", "wheel": next(root.glob("*.whl")).name}
+    command = [sys.executable, "-m", "tools.site", "build", "--out", "html"]
+    command += [word for name, value in words.items() for word in (f"--{name}", value)]
+    step = subprocess.Popen(command, cwd=root, text=True, stderr=subprocess.PIPE, start_new_session=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        _wait_for(lambda: list(root.glob("staged-*/source/_config.yml")), step)
+    finally:
+        os.killpg(step.pid, signal.SIGKILL)
+        step.communicate()
+    assert (root / "html" / "index.html").read_text() == "the site before"
+    pages = _build(root, site.Address())
+    assert (pages / "notebooks" / "page.html").is_file()
+    assert not list(root.glob("staged*")), "what the killed step left is gone"
+
+
+# This project's own rule of the site, with a command that hangs when it runs for the first time.
+HANGS = """
+from abpn_lib import datasets
+PYTHON, ABPN = "test -e hung || {{ touch hung; sleep 600; }}; :", ""
+include: "{root}/workflow/rules/book.smk"
+"""
+
+
+def test_a_killed_build_goes_on_by_the_same_command_and_two_at_once_are_refused(tmp_path: Path) -> None:
+    for name in ("abpn_lib", "tools", "book", "pyproject.toml", "_toc.yml", "_config.yml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "Snakefile").write_text(HANGS.format(root=ROOT))
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    ledger = [f"ledger/{name}" for name in ("claims.md", "verdicts.md", "claims.json", "claims.csv")]
+    for name in (*ledger, f"wheel/abpn_lib-{version}-py3-none-any.whl", "try/index.js", "html/index.html"):
+        (tmp_path / "_build" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "_build" / name).write_text("from before")
+    whole = tmp_path / "_build" / "html" / ".whole"
+    command = [sys.executable, "-m", "tools.graph", "--cores", "1", "--rerun-incomplete", "--allowed-rules", "book",
+               "site", "--", "book"]
+    run = functools.partial(subprocess.Popen, command, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    first = run(start_new_session=True)
+    try:
+        _wait_for((tmp_path / "hung").exists, first)
+        second = run()
+        assert (second.communicate()[1].splitlines(), second.returncode) == (
+            [f"graph: process {first.pid} builds in this folder already: wait for its end"], 2
+        )
+        first.kill()  # its jobs live on, as they do when memory ran out
+        first.wait()
+        assert (tmp_path / "_build" / "html" / "index.html").read_text() == "from before"
+        assert not whole.exists()
+        plain = subprocess.run([sys.executable, "-m", "snakemake", *command[3:]], cwd=tmp_path, capture_output=True,
+                               text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert "LockException" in plain.stderr, "the lock is still there"
+        again = run()
+        said = again.communicate()[1]
+        assert "goes on from there" in said
+        assert again.returncode == 0, said
+        assert whole.is_file()
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
 
 
 # The Colab copies.

@@ -169,7 +169,7 @@ def build(
 ) -> None:
     """Build the whole site from sources, executed notebooks, their records, the ledger and the wheel; then check it.
 
-    `site` appears only when everything, the check included, has passed. `gathered` holds what the page that runs
+    `site` is replaced only when everything, the check included, has passed. `gathered` holds what the page that runs
     in the browser loads (`tools.browser.gather`).
 
     Raises
@@ -177,8 +177,22 @@ def build(
     BuildError
         If Sphinx warns or fails, or the check finds a problem.
     """
-    work = site.parent / "staged"
-    shutil.rmtree(work, ignore_errors=True)
+    site.parent.mkdir(parents=True, exist_ok=True)
+    for left in site.parent.glob("staged*"):  # by a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="staged-", dir=site.parent) as name:
+        work = Path(name)
+        pages = _build_pages(root, executed, records, ledger, wheel, work, address, gathered)
+        if site.exists():
+            site.replace(work / "before")
+        pages.replace(site)
+
+
+def _build_pages(
+    root: Path, executed: Path, records: Path, ledger: Path, wheel: Path, work: Path, address: Address,
+    gathered: Path | None,
+) -> Path:
+    """Build the site in the folder `work`, and check it; return where its pages lie."""
     _stage(root, executed, records, ledger, work / "source", address)
     command = [
         str(Path(sys.executable).with_name("jupyter-book")), "build", str(work / "source"), "--path-output", str(work),
@@ -204,8 +218,7 @@ def build(
     problems = check(pages, address)
     if problems:
         raise BuildError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
-    shutil.rmtree(site, ignore_errors=True)
-    pages.replace(site)
+    return pages
 
 
 def colab_copy(notebook: Path, wheel: Path, site: str) -> nbformat.NotebookNode:

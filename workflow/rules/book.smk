@@ -13,6 +13,8 @@ WHEEL = f"_build/wheel/abpn_lib-{VERSION}-py3-none-any.whl"
 PACKAGE = sorted(
     str(path) for path in LIBRARY.rglob("*") if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
 )
+# Snakemake deletes a rule's outputs before it runs. Only this mark is one: the site before stays until the next is whole.
+SITE = "_build/html/.whole"
 
 
 def needs(name):
@@ -23,7 +25,7 @@ def needs(name):
 localrules: book
 
 rule book:
-    input: "_build/html"
+    input: SITE
     default_target: True
 
 
@@ -89,10 +91,10 @@ rule site:
         rules.ledger.output,
         wheel=WHEEL,
         browser="_build/try",
-    output: directory("_build/html")
+    output: touch(SITE)
     params:
         # A new public address changes the launch buttons, and so the site.
         address=[os.environ.get("ABPN_SITE_URL", ""), os.environ.get("ABPN_REPOSITORY_URL", "")],
     shell:
         "{PYTHON} -m tools.site build --executed _build/executed/notebooks --records _build/records --ledger _build/ledger"
-        " --wheel {input.wheel} --browser {input.browser} --out {output}"
+        " --wheel {input.wheel} --browser {input.browser} --out _build/html"
