@@ -205,10 +205,12 @@ def _upscale(options: argparse.Namespace) -> None:
 
 def _add_export(commands: Any) -> None:
     add = _command(commands, "export", _export,
-                   "write an INT8 model in the form that a device wants: one size, uint8 or int8 images",
+                   "write a model in the form that a device or another runtime wants: one size, int8 images, ONNX",
                    "abpn export abpn-long-int8-ptq --size 640x360 --io int8 -o abpn.tflite")
     add("model", metavar="NAME|PATH", help="a name that `abpn models` lists, or a .tflite file")
-    add("-o", "--output", type=_file_to_write, required=True, help="the .tflite file to write")
+    add("-o", "--output", type=_file_to_write, required=True, help="the file to write")
+    add("--format", choices=["tflite", "onnx"], default="tflite",
+        help="onnx: for ONNX Runtime or OpenVINO, float32 or INT8 (QDQ), of the same images in and out")
     add("--size", default=None, help="LR width x height (default: any size)")
     add("--batch", type=_positive(1024), default=1, help="images at once; needs --size")
     add("--io", choices=["uint8", "int8"], default="uint8", help="type of the images; int8 is uint8 less 128")
@@ -220,7 +222,7 @@ def _add_export(commands: Any) -> None:
 def _export(options: argparse.Namespace) -> None:
     from abpn_lib import measure
     from abpn_lib.files import write_atomically
-    from abpn_lib.tflite import graph
+    from abpn_lib.tflite import graph, onnx_export
     from abpn_lib.timing import npu
     from abpn_lib.timing.latency import sides
 
@@ -228,6 +230,8 @@ def _export(options: argparse.Namespace) -> None:
         raise InputError(f"--batch {options.batch} needs --size: a batch of any size cannot be written")
     if (options.compile and not options.device) or (options.device and options.batch > 1):
         raise InputError("--compile is for an NPU: name it by --device, such as ethos-u65-512, and leave --batch out")
+    if options.device and options.format == "onnx":
+        raise InputError("--format onnx is for runtimes on a CPU or GPU: leave --device out")
     path = measure.model_path(options.model)
     content = path.read_bytes()
     if options.device:
@@ -241,6 +245,8 @@ def _export(options: argparse.Namespace) -> None:
         width, height = sides(options.size)
         content = graph.fix_size(content, height, width, batch=options.batch)
     operators = dict.fromkeys(graph.operator_names(content))
+    if options.format == "onnx":
+        content = onnx_export.to_onnx(content)
     write_atomically(options.output, content)
     print(f"{options.output}: {len(content)} bytes, {', '.join(operators)}")
 
