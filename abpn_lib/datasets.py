@@ -233,6 +233,34 @@ def read_image(path: Path) -> Rgb:
         raise DataError(f"{path} is not an image that can be read ({error})") from error
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A window of a test image that is shipped, a quotation, so that Figure 3 is there without the data set.
+
+    `hr` are its pixels; `lr` those that any x3 model needs to make them, of which `cut` keeps the window; `whole` is
+    the image at a sixth of its size, dark but for the window. All are (H, W, 3) uint8. `place` is the window in words.
+    """
+
+    name: str
+    place: str
+    hr: Rgb
+    lr: Rgb
+    whole: Rgb
+    cut: tuple[slice, slice]
+
+
+def crops() -> dict[str, Crop]:
+    """The shipped windows of Urban100 by their images' names, as ``python -m tools.windows`` cut them."""
+    folder, found = Path(str(importlib.resources.files("abpn_lib") / "crops")), {}
+    for row in csv.DictReader((folder / "crops.csv").read_text(encoding="utf-8").splitlines()):
+        name, *places = row.values()
+        y, x, height, width, top, left = map(int, places[1:])
+        hr, lr, whole = (read_image(folder / f"{name}-{part}.webp") for part in ("hr", "lr", "whole"))
+        cut = slice(top, top + height), slice(left, left + width)
+        found[name] = Crop(name, f"{width}x{height} at x {x}, y {y}", hr, lr, whole, cut)
+    return found
+
+
 def spaced_lr_images(name: str, count: int, scale: int) -> list[NDArray[np.uint8]]:
     """`count` LR images (H, W, 3) uint8, evenly spaced through a data set: what activations are measured on."""
     hr_images = [hr for _, hr in images(name, scale=scale)]

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import threading
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from abpn_lib import cli, metrics, models
+from abpn_lib import cli, datasets, metrics, models
 from tools import site
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +142,21 @@ def test_public_addresses_come_from_the_environment_alone() -> None:
     assert len(environments) == 1
     for name in ("ABPN_SITE_URL", "ABPN_REPOSITORY_URL"):
         assert re.fullmatch(r"\$\{\{ .*\bgithub\.repository.* \}\}", environments[0][name])
+
+
+def test_the_published_book_goes_on_without_images_that_cannot_be_fetched(tmp_path: Path) -> None:
+    step, = (step for step in steps(CI) if step.get("id") == "fetched")
+    script = step["run"].replace("make .venv/.installed\n", "")
+    script = script.replace(".venv/bin/abpn", f"{sys.executable} -m abpn_lib.cli")
+    nobody = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    environment = {**os.environ, **nobody, "HOME": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}
+    environment |= {name: str(tmp_path / name) for name in ("GITHUB_ENV", "GITHUB_OUTPUT")}
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert re.findall(r"::warning::(\w+) is not at hand", done.stdout) == list(datasets.BENCHMARKS)
+    assert (tmp_path / "GITHUB_OUTPUT").read_text() == "whole=no\n"
+    assert (tmp_path / "GITHUB_ENV").read_text() == f"ABPN_DATA={tmp_path}/abpn-data\n"
 
 
 def test_the_site_is_published_where_colab_looks_for_it() -> None:

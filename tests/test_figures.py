@@ -133,6 +133,13 @@ def test_a_grid_shows_the_very_pixels() -> None:
     assert page.img["width"] == "60"
 
 
+def test_pictures_of_one_place_are_marked_for_the_divider() -> None:
+    pixels = [(label, np.zeros((4, 4, 3), np.uint8)) for label in ("bicubic", "ABPN", "HR")]
+    for divided in (True, False):
+        page = BeautifulSoup(figures.image_grid(pixels, alt="black squares", divided=divided).html, "html.parser")
+        assert (page.select_one("figure.compared > .image-grid") is not None) == divided
+
+
 def test_a_grid_of_floats_is_refused() -> None:
     with pytest.raises(ValueError, match="float64"):
         figures.image_grid([("LR", np.zeros((4, 4, 3)))], alt="black")  # type: ignore[list-item]

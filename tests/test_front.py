@@ -134,6 +134,36 @@ def test_without_a_script_the_code_is_there_folded_and_the_picture_still(chromiu
     context.close()
 
 
+def test_figure_3_stands_under_a_divider_that_zooms(chromium: Any, address: str) -> None:
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(f"{address}notebooks/07-figure3-visual.html")
+    figure = page.locator("figure.compared").first
+    right = figure.locator(".divided img").first
+    figure.get_by_role("combobox", name="Right").select_option(label="HR: the original")
+    assert right.get_attribute("alt").endswith("HR: the original")
+    assert figure.locator("[data-side=right]").inner_text() == "HR"
+    figure.get_by_role("combobox", name="Left").select_option(index=1)
+    slider = figure.get_by_role("slider")
+    assert "FSRCNN" in slider.get_attribute("aria-label")
+    width = right.bounding_box()["width"]
+    figure.get_by_role("combobox", name="Zoom").select_option(label="×4")
+    assert right.bounding_box()["width"] == pytest.approx(4 * width, rel=0.01)
+    slider.press("End")
+    box, frame = right.bounding_box(), figure.locator(".divided").bounding_box()
+    assert box["x"] + box["width"] == pytest.approx(frame["x"] + frame["width"], abs=2), "the right edge is in sight"
+    slider.press("ArrowUp")
+    assert right.bounding_box()["y"] > box["y"], "and what lies higher comes down"
+    page.close()
+
+
+def test_without_a_script_figure_3_is_a_still_row(chromium: Any, address: str) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}notebooks/07-figure3-visual.html")
+    assert page.locator("figure.compared").first.locator("img:visible").count() == 4
+    context.close()
+
+
 def test_a_page_opens_with_its_answer_and_is_not_long(chromium: Any, address: str) -> None:
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     notebooks = (SITE.parents[1] / "notebooks").glob("*.ipynb")

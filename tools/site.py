@@ -39,8 +39,8 @@ _COLAB = "https://colab.research.google.com"
 _SITE_BRANCH = "gh-pages"
 # Files beside the modules that a module reads: they count as inputs of what imports it.
 _DATA = {
-    "abpn_lib.datasets": ("registry.csv",), "abpn_lib.models": ("models/*",), "abpn_lib.paper": ("paper.yaml",),
-    "abpn_lib.book": ("records/*.json", "book/*.mplstyle"),
+    "abpn_lib.datasets": ("registry.csv", "crops/*"), "abpn_lib.models": ("models/*",),
+    "abpn_lib.paper": ("paper.yaml",), "abpn_lib.book": ("records/*.json", "book/*.mplstyle"),
     "abpn_lib.claims": ("records/*.json", "claims/*.j2"), "abpn_lib.train.recipe": ("recipes/*.yaml",),
 }
 

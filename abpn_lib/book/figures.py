@@ -162,13 +162,14 @@ def lines(
 
 def image_grid(
     images: Sequence[tuple[str, NDArray[np.uint8]]], *, columns: int = 3, zoom: int = 1, caption: str = "",
-    alt: str = "",
+    alt: str = "", divided: bool = False,
 ) -> Html:
     """Pictures side by side, pixel for pixel, each with its caption below it.
 
     `images` are pairs of caption and (H, W), (H, W, 3) or (H, W, 4) uint8 pixels. What they all show
     says `alt`, or else `caption`; each picture's alternative text is that with its own caption. `zoom` shows one pixel
-    as zoom x zoom without smoothing.
+    as zoom x zoom without smoothing. `divided` ones show one place each: the book puts two of them, of the reader's
+    choice, under a divider.
     """
     told = alt.strip() or caption.strip()
     if not told or not images:
@@ -192,8 +193,8 @@ def image_grid(
     widest = max(pixels.shape[1] for _, pixels in images) * zoom
     least = f"max(min({min(widest, 140)}px, 100%), calc((100% - {columns - 1}em) / {columns}))"
     return Html(
-        f'<figure style="margin:1em 0"><div class="image-grid" style="display:grid;gap:1em;'
-        f'grid-template-columns:repeat(auto-fill, minmax({least}, 1fr))">{"".join(cells)}</div>'
+        f'<figure{" class=compared" * divided} style="margin:1em 0"><div class="image-grid" style="display:grid;'
+        f'gap:1em;grid-template-columns:repeat(auto-fill, minmax({least}, 1fr))">{"".join(cells)}</div>'
         f"{_caption(caption)}</figure>",
         told,
     )
