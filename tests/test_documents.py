@@ -8,8 +8,8 @@ import os
 import re
 import shlex
 import subprocess
-import threading
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,7 +128,7 @@ def test_workflow_covers_the_declared_pythons_and_pins_its_actions(path: Path) -
     assert matrices == [supported]
     # A tag can be moved to other code; a commit cannot. The version behind it is for the reader.
     uses = re.findall(r"uses: (.*)", path.read_text())
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", use) for use in uses)
+    assert all(re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v[\d.]+", use) for use in uses)
 
 
 def test_the_weekly_workflow_uses_no_cache() -> None:
