@@ -312,7 +312,7 @@ def _quantize(options: argparse.Namespace) -> None:
 
 def _add_average(commands: Any) -> None:
     add = _command(commands, "average", _average, "average the weights of runs that went on from one run",
-                   "abpn average runs/abpn-long-3-finetune-seed3 runs/abpn-long-3-finetune-seed4 --out runs/abpn-long")
+                   "abpn average runs/abpn-long-3-finetune-seed3 runs/abpn-long-3-finetune-seed4 --out runs/mean")
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `abpn train --after` finished")
     add("--out", type=Path, required=True, help="folder of the new run")
 

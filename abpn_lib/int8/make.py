@@ -31,8 +31,8 @@ def make_models(
     `context` is that of the command, for their provenance; files' names begin with `name`, or else the network's.
     `network` may be another one that takes the run's weights: "nearest" those of "abpn", as one function. `forms` are
     of `FORMS` (float32 and PTQ if None, and QAT if there is a recipe for it). The activation ranges come from so many
-    `images` of the data set `calibrate`, evenly spaced, as LR. `equalize` stands for cross-layer equalisation before
-    all else, QAT included, `gptq` for GPTQ in "int8-ptq".
+    `images` of the data set `calibrate`, evenly spaced, as LR. `equalize` stands for cross-layer equalisation and a
+    residual in steps of one pixel level before all else, QAT included, `gptq` for GPTQ, after QAT too.
 
     "int8-qat" is trained by `qat_recipe`, with `qat_fields` replaced, in a folder of its name in `run_folder`, where it
     goes on if it was stopped; the images of `validate_on` are scored at checkpoints ("": none), and `options` are what
@@ -78,6 +78,8 @@ def make_models(
     if equalize:
         model = ptq.equalize(model, lr_images)
     ranges = ptq.calibrate(model, lr_images)
+    if equalize:
+        ranges = ptq.residual_in_levels(model, ranges)
     calibration = {"data": calibrate, "images": images}
     if "int8-ptq" in wanted:
         export_int8(ptq.gptq(model, lr_images) if gptq else model, ranges, out / f"{name}-int8-ptq.tflite")
@@ -95,7 +97,7 @@ def make_models(
         validation = loop.validation_pairs(validate_on, scale)
         tuned, ranges = qat.train_qat(model, ranges, tuning, hr_images, folder, validation=validation, **options)
         runs.write_provenance(folder, tuning, context, loop.threads())
-        export_int8(tuned, ranges, out / f"{name}-int8-qat.tflite")
+        export_int8(ptq.gptq(tuned, lr_images) if gptq else tuned, ranges, out / f"{name}-int8-qat.tflite")
         trained = runs.read_run(folder).provenance
         describe("int8-qat", **trained, ranges=ranges, started_from=run.provenance["recipe"], per_channel=True)
     return made

@@ -113,6 +113,15 @@ def fold_anchor(model: keras.Model, lr_images: Iterable[NDArray[np.uint8]]) -> t
     scale = model.get_layer("shuffle").scale
     folded = keras.Model(lr, networks.DepthToSpace(scale, name="shuffle")(x), name=f"{model.name}_folded")
     return folded, dict.fromkeys((layer.name for layer in layers), (0.0, 1.0))
+def residual_in_levels(model: keras.Model, ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """The ranges with the residual's in steps of one pixel level, where a chain adds a residual to the image.
+
+    Then the addition of image and residual rounds nothing. A residual beyond -128 to 127 levels saturates. Raises
+    `ModelError` if the network is not a chain of convolutions and ReLUs.
+    """
+    if not isinstance(networks.image_layer(model), keras.layers.Add):
+        return dict(ranges)
+    return {**ranges, networks.chain(model)[-1].name: (-128 / 255, 127 / 255)}
 
 
 def gptq(

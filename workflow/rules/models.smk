@@ -4,7 +4,8 @@ GROUPED = {run: {**group, "options": f"{group.get('options', '')} {options}".str
            for group in config["groups"].values() for run, options in group["runs"].items()}
 RUNS = GROUPED | config["chain"]
 # Where the weights of a name's files come from, and how its files are made.
-SOURCES = GROUPED | config["means"] | config["same_weights"] | {run: {"forms": ["fp32"]} for run in config["chain"]}
+SOURCES = GROUPED | config["same_weights"]
+SOURCES |= {run: {"forms": ["fp32"], **how} for part in ("chain", "means") for run, how in config[part].items()}
 SCORED = [name for name in datasets.SCORED if datasets.available(name)]
 
 MODELS = [f"runs/models/{name}-{form}.tflite" for name, source in SOURCES.items() for form in source["forms"]]
@@ -94,14 +95,14 @@ rule int8_ptq_tensor:
     shell: "{params.command} --form int8-ptq-tensor"
 
 
-# Its channels need no equalising first, and GPTQ is a part of it.
 rule int8_ptq_folded:
     input: lambda wildcards: f"runs/{run_of(wildcards.name)}/weights.npz"
     output: "runs/models/{name}-int8-ptq-folded.tflite"
     params:
         command=quantize,
+        how=lambda wildcards: SOURCES[wildcards.name].get("quantize", ""),
     resources: **config["resources"]["quantize"]
-    shell: "{params.command} --form int8-ptq-folded"
+    shell: "{params.command} {params.how} --form int8-ptq-folded"
 
 
 rule int8_qat:
@@ -174,6 +175,6 @@ rule curves:
     input: rules.train.input, MODELS
     output: "runs/records/curves.json"
     params:
-        runs=[f"runs/{run}" for run in (*config["groups"]["ablations"]["runs"], *config["chain"], "abpn", "abpn-long")]
+        runs=[f"runs/{run}" for run in (*config["groups"]["ablations"]["runs"], *config["chain"], *config["means"], "abpn")]
         + [f"runs/abpn/{recipe}" for recipe in ("qat-table2", *config["qat_ways"])],
     shell: "{PYTHON} -m tools.curves {params.runs} --out {output}"
