@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 COLAB_PYTHON ?= python3.13
 
-.PHONY: book test colab lock
+.PHONY: archive book test colab lock
 
 book: .venv/.installed
 	$(BIN)/python -m tools.graph --cores $(CORES) --rerun-incomplete --quiet rules --printshellcmds book
@@ -30,6 +30,10 @@ test: .venv/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# All of it in one file, as Zenodo takes it.
+archive: book
+	$(BIN)/python -m tools.archive
 
 # One notebook copy of the built site, run on Colab's stack (August 2026) from a server on loopback.
 colab: .venv-colab/.installed

@@ -108,15 +108,17 @@ def _file_to_write(text: str) -> Path:
     return path
 
 
-def _model_option(add: Callable[..., Any], default: str | None = None, *, several: bool = False) -> None:
-    text = "a name that `abpn models` lists, a .tflite file, or one of the authors' (authors-int8-qat, ...)"
+def _model_option(
+    add: Callable[..., Any], default: str | None = None, *, several: bool = False, more: str = ""
+) -> None:
+    text = f"a name that `abpn models` lists, a .tflite file, or one of the authors' (authors-int8-qat, ...){more}"
     add("--model", metavar="NAME|PATH", default=default, required=default is None,
         action="append" if several else "store", help=text + ("; again for more" if several else ""))
 
 
-def _runtime_options(add: Callable[..., Any]) -> None:
+def _runtime_options(add: Callable[..., Any], text: str = "threads of the interpreter") -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("--threads", type=_threads, default=cores, help="threads of the interpreter")
+    add("--threads", type=_threads, default=cores, help=text)
     add("--kernels", choices=["xnnpack", "builtin"], default="xnnpack", help="LiteRT's kernel path")
 
 
@@ -166,38 +168,63 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _add_upscale(commands: Any) -> None:
-    add = _command(commands, "upscale", _upscale, "enlarge images", "abpn upscale photos/ -o large/")
-    add("input", type=Path, help="an image, or a folder of images")
+    add = _command(commands, "upscale", _upscale, "enlarge images and films", "abpn upscale clip.mp4 -o large.mp4")
+    add("input", type=Path, help="an image, an animation, a film, or a folder of images")
     add("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
-    _model_option(add, default=models.DEFAULT)
-    add("--tile", type=_positive(8192), default=256, help="LR pixels a side processed at once")
-    _runtime_options(add)
+    _model_option(add, default=models.DEFAULT, more="; auto: INT8 or float32, whichever is faster on this CPU")
+    add("--tile", type=_positive(8192), default=512, help="greatest side in LR pixels of what is processed at once")
+    _runtime_options(add, "cores to use: one for each image or frame, all for one image")
     add("--quiet", action="store_true", help="show no progress bar")
+    add("--codec", default="libx264", help="a film's encoder, by FFmpeg's name, such as libx265")
+    add("--crf", type=int, choices=range(64), metavar="0..63", default=18, help="a film's quality: less is better")
+    add("--start", type=float, default=0.0, metavar="SECONDS", help="leave out what comes before")
+    add("--duration", type=float, default=None, metavar="SECONDS", help="leave out what comes after so long a part")
+    add("--keep-part", action="store_true", help="when interrupted, keep the film so far (default: no file)")
 
 
 def _upscale(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from abpn_lib import measure
     from abpn_lib.tflite import images
     from abpn_lib.tflite.upscaler import Upscaler
 
-    pairs = images.pairs(options.input, options.output)
-    upscaler = Upscaler(measure.model_path(options.model), threads=options.threads, kernels=options.kernels)
-    many = options.input.is_dir()
-    if many:
-        options.output.mkdir(parents=True, exist_ok=True)
-    started, failures = time.perf_counter(), []
-    for source, target in tqdm(pairs, unit="image", disable=options.quiet or len(pairs) < 2):
-        try:
-            images.save_image(images.upscale_image(upscaler, images.open_image(source), tile=options.tile), target)
-        except (InputError, OSError) as error:
-            # Of several images the reader must know which one, and the others are not lost for it.
-            failures.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-            if not many:
-                raise InputError(failures[0]) from error
+    is_film = images.is_film(options.input, options.output)
+    if is_film:
+        from abpn_lib import film
+
+        how = film.Options(options.codec, options.crf, options.start, options.duration, options.keep_part)
+        film.check(options.input, options.output, how)
+    pairs = [] if is_film else images.pairs(options.input, options.output)
+    if options.model == "auto":
+        options.model, why = models.suited()
+        print(f"{options.model}: {why}")
+    # One image takes all threads; of many images or frames each takes one, which is faster.
+    one = len(pairs) == 1
+    path, threads = measure.model_path(options.model), options.threads
+    upscaler = Upscaler(path, threads=threads if one else 1, kernels=options.kernels)
+    if is_film:
+        count, seconds = film.upscale_film(
+            upscaler, options.input, options.output, how, threads=threads, tile=options.tile,
+            progress=not options.quiet, say=lambda line: print(f"abpn: {line}", file=sys.stderr),
+        )
+        if not options.quiet:
+            print(f"{count} frames in {seconds:.1f} s: {count / seconds:.2f} a second, reading and writing included")
+    elif not options.input.is_dir():
+        images.upscale_file(upscaler, *pairs[0], tile=options.tile)
+    else:
+        _upscale_folder(upscaler, pairs, options)
+
+
+def _upscale_folder(upscaler: Any, pairs: list[tuple[Path, Path]], options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from abpn_lib.tflite import images
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    found = images.upscale_files(upscaler, pairs, threads=options.threads, tile=options.tile)
+    failures = list(filter(None, tqdm(found, total=len(pairs), unit="image", disable=options.quiet or len(pairs) < 2)))
     seconds, done = time.perf_counter() - started, len(pairs) - len(failures)
-    if many and not options.quiet:
+    if not options.quiet:
         print(f"{done} images in {seconds:.1f} s: {done / seconds:.2f} a second, reading and writing included")
     if failures:
         raise InputError(f"{len(failures)} of {len(pairs)} images failed: {'; '.join(failures)}")

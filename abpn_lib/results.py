@@ -128,7 +128,8 @@ class Record:
 # Shown after the point, where it is not two.
 _DIGITS = {
     "anchor-difference": 0, "crop-matches": 0, "dead-channels": 0, "guest-instructions": 0, "latency": 1,
-    "layer-parameters": 0, "npu-refused": 0, "parameters": 0, "ssim": 4, "training-steps": 0,
+    "layer-parameters": 0, "npu-refused": 0, "parameters": 0, "runtime-difference": 0, "runtime-equal": 3,
+    "ssim": 4, "training-steps": 0,
 }
 _NAME = re.compile(r"(?P<network>[^/#]+?)(?:-seed(?P<seed>\d+))?(?:-(?P<form>(?:fp32|int8)[^/#]*))?"
                    r"(?:#(?P<operator>[^/]*))?(?:/(?P<over>.*))?")

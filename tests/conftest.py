@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import http.server
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,18 @@ def chromium() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=path, args=quiet)
         yield started
         started.close()
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The built site below a sub-path, as GitHub Pages serves it."""
+    handler = functools.partial(_Silent, directory=Path(__file__).parents[1] / "_build")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/html/"
+        server.shutdown()

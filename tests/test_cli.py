@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +96,20 @@ def test_bad_input_and_a_closed_pipe_in_a_real_shell(tmp_path: Path, photo: Path
     line = f"{shlex.quote(sys.executable)} -m abpn_lib.cli claims --json | head -c 1"
     piped = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
     assert (piped.returncode, piped.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [0, 0.05, 0.2, 0.5])
+def test_an_interrupt_while_libraries_load_shows_no_traceback(seconds: float) -> None:
+    code = "import sys; from abpn_lib.__main__ import main; print('here', flush=True); sys.exit(main())"
+    command = [sys.executable, "-c", code, "models"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert started.stdout
+    assert started.stdout.readline() == "here\n"
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    error = started.communicate()[1]
+    assert "Traceback" not in error
+    assert started.returncode in (-signal.SIGINT, 130, 0), error
 
 
 def test_a_result_in_a_real_shell_has_nothing_beside_it(tmp_path: Path, photo: Path) -> None:

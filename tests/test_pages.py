@@ -5,10 +5,7 @@ Skipped where `make book` has not run, or no Chromium is installed.
 
 from __future__ import annotations
 
-import functools
 import gzip
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,21 +38,6 @@ VERSIONS = """Array.from(document.querySelectorAll('figure.themed')).map(figure 
     .filter(image => getComputedStyle(image).display !== 'none').map(image => image.className))"""
 
 
-class _Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The site below a sub-path, as GitHub Pages serves it."""
-    handler = functools.partial(_Silent, directory=SITE.parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/html/"
-        server.shutdown()
-
-
 @pytest.fixture
 def page(chromium: Any) -> Iterator[Any]:
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
@@ -70,6 +52,7 @@ def test_a_page_fits_every_screen_and_is_light(name: str, page: Any, address: st
     crashes: list[str] = []
     page.on("request", lambda request: loaded.add(request.url.partition("?")[0]))
     page.on("pageerror", lambda error: crashes.append(str(error)))
+    page.on("console", lambda message: crashes.append(message.text) if message.type == "error" else None)
     page.goto(address + name, wait_until="networkidle")
     found, opening = set(loaded), name == "book/index.html"
     assert [url for url in found if not url.startswith((address, "data:", "blob:"))] == [], "a foreign request"
@@ -166,3 +149,34 @@ def test_this_cell_opens_the_code(page: Any, address: str) -> None:
     code = line.locator("xpath=ancestor::div[contains(@class, 'cell ')][1]").locator("details.above-input")
     line.get_by_role("link", name="this cell").click()
     assert code.locator("pre").is_visible()
+
+
+def test_a_claim_a_term_and_a_citation_show_what_they_say(page: Any, address: str) -> None:
+    page.goto(f"{address}notebooks/03-table2-residual.html")
+    preview = page.locator("#preview")
+    page.locator(".bd-article a[href*='#term-FP32']").first.hover()
+    preview.wait_for(state="visible")
+    assert preview.inner_text().startswith("FP32: Numbers of 32 bits")
+    assert page.locator(".bd-article a[href*='#term-FP32']").first.get_attribute("aria-describedby") == "preview"
+    page.mouse.move(0, 0)
+    preview.wait_for(state="hidden")
+    page.locator(".in-short a.claim-badge").first.focus()
+    preview.wait_for(state="visible")
+    assert "S8" in preview.inner_text()
+    assert "Here: " in preview.inner_text()
+    page.keyboard.press("Escape")
+    preview.wait_for(state="hidden")
+    page.goto(f"{address}book/index.html")
+    page.locator("a[href*='bibliography.html#']").first.focus()
+    preview.wait_for(state="visible")
+    assert preview.locator("a[href^='https://doi.org/']").count() == 1
+
+
+def test_a_page_runs_no_script_that_it_did_not_bring(page: Any, address: str) -> None:
+    page.goto(f"{address}book/reading.html")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.foreign = 1\">')")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), { text: 'window.foreign = 2' }))"
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.foreign") is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import re
@@ -51,9 +53,11 @@ book.image_grid([("a black square", np.zeros((4, 4, 3), np.uint8))], alt="A test
 
 def _notebook(path: Path, *code: str, parameters: str = "gain = 0.5") -> Path:
     cells = [
-        nbformat.v4.new_markdown_cell("# A page\n\nIt cites {cite}`a` and leads [home](../book/index.md)."),
+        nbformat.v4.new_markdown_cell(
+            "# A page\n\nIt cites {cite}`a`, leads [home](../book/index.md), and shows [a table](#code-1)."
+        ),
         nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        *(nbformat.v4.new_code_cell(source) for source in code),
+        *(nbformat.v4.new_code_cell(source, id=f"code-{number}") for number, source in enumerate(code)),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -263,6 +267,8 @@ def test_a_page_is_light(public_site: Path) -> None:
     said = page.find("meta", attrs={"name": "description"})["content"]
     assert said.startswith("It cites")
     assert page.find("meta", property="og:description")["content"] == said
+    card = page.find("meta", property="og:image")["content"]
+    assert Image.open(pages / card.removeprefix(f"{PUBLIC.site}/")).size == (1200, 630)
     image = page.find("img", alt="A test: a black square")
     assert image["loading"] == "lazy"
     assert Image.open(pages / "notebooks" / image["src"]).convert("RGB").getpixel((3, 3)) == (0, 0, 0)
@@ -277,6 +283,27 @@ def test_below_a_table_or_figure_stands_where_it_comes_from(public_site: Path) -
     assert shown[0].context.command == table.code.get_text()
     assert [record.value for record in kept] == [30.5], "a figure's to all that its page measured"
     assert table.find("a", href=f"{PUBLIC.colab}/page.ipynb")
+
+
+def test_what_a_notebook_shows_is_numbered_and_referred_to(public_site: Path) -> None:
+    page = BeautifulSoup((public_site / "notebooks" / "page.html").read_text(), "html.parser")
+    numbers = [tag.get_text() for tag in page.find_all(class_="caption-number")]
+    assert numbers == ["Table 1.", "Figure 1."]
+    link = page.find("a", string="Table 1")
+    assert page.find(id=str(link["href"]).removeprefix("#")).find("table")
+
+
+def test_a_policy_allows_the_pages_own_scripts_and_no_other(public_site: Path) -> None:
+    for path in public_site.glob("*/*.html"):
+        page = BeautifulSoup(path.read_text(), "html.parser")
+        policy = page.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+        allowed = set(re.findall(r"'sha256-([^']+)'", policy.partition("script-src")[2]))
+        inline = [tag.string or "" for tag in page.find_all("script", src=False)]
+        digests = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in inline}
+        assert digests == allowed, path.name
+        assert "unsafe-inline" not in policy.partition("script-src")[2]
+        handlers = [tag.name for tag in page.find_all(True) if any(name.startswith("on") for name in tag.attrs)]
+        assert not handlers, "a policy stops scripts in attributes"
 
 
 def test_a_public_site_points_colab_at_its_copies(public_site: Path) -> None:

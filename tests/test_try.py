@@ -26,7 +26,8 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from abpn_lib import claims, degradation, metrics, models, paper, results
+from abpn_lib import claims, degradation, metrics, models, paper, results, score
+from abpn_lib.tflite import graph
 from abpn_lib.tflite.images import upscale_image
 from abpn_lib.tflite.upscaler import Upscaler, spans
 from tools import browser
@@ -35,6 +36,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "book" / "try"
 PAGE = ROOT / "book" / "try.md"
 BUILT = ROOT / "_build" / "litert"
+OWN_SCRIPTS = ["app.js", "difference.js", "jobs.js", "stats.js", "tables.js", "view.js", "yours.js"]  # loaded at first
+FIRST_LIMIT = 40_000  # bytes of them, compressed
 LIMIT = 3_500_000  # bytes, compressed, of one run
 PATIENCE = 240_000  # milliseconds; other work may share the cores
 
@@ -237,6 +240,215 @@ def test_an_image_can_be_shrunk_first_and_scored(reader: Page) -> None:
         assert np.array_equal(np.asarray(reader.png(label)), estimate)
 
 
+# --- Table 2's strategies, and what INT8 costs them
+
+
+def chosen(reader: Page, side: str, value: str) -> None:
+    reader.part(side).select_option(value)
+    reader.page.wait_for_function("document.querySelector('[data-try=status]').textContent !== ''")
+    reader.done()
+
+
+def test_every_strategy_of_table_2_has_the_librarys_bits(reader: Page) -> None:
+    pixels = natural(19, 26)
+    reader.open(png(pixels))
+    reader.done()
+    assert set(paper.TABLE2) - {"abpn"} <= set(browser.MODELS)
+    for method in set(browser.MODELS) - {"abpn", "fsrcnn"}:
+        reader.requests.clear()
+        chosen(reader, "left", method)
+        assert sum("/models/" in url for url in reader.requests) == 1, "loaded when it is chosen, without its twin"
+        ours = reader.png(reader.part("left").locator("option:checked").inner_text())
+        assert np.array_equal(np.asarray(ours), by_library(method, Image.fromarray(pixels))), method
+
+
+def test_a_map_shows_what_int8_changed(reader: Page) -> None:
+    hr = natural(60, 90)
+    reader.part("shrink").check()
+    reader.open(png(hr))
+    reader.done()
+    chosen(reader, "left", "baseline")
+    lr = Image.fromarray(degradation.bicubic_down(hr, 3))
+    small, whole = by_library("baseline", lr), np.asarray(upscale_image(Upscaler(models.find("baseline-fp32")), lr))
+    pictures = [reader.page.evaluate("document.querySelector('.abpn-try canvas').toDataURL()")]
+    for show, other, tolerance in (("float", whole, 0.02), ("original", hr, 0.006)):
+        chosen(reader, "show", show)
+        label = reader.page.locator("[data-side=left]").inner_text()
+        shown = re.fullmatch(r"Baseline, INT8: off by (\d+\.\d\d) levels", label)
+        assert shown, label
+        assert abs(float(shown[1]) - np.abs(small.astype(int) - other).mean()) < tolerance
+        assert "levels of 255" in reader.part("legend").inner_text()
+        pictures.append(reader.page.evaluate("document.querySelector('.abpn-try canvas').toDataURL()"))
+    assert len(set(pictures)) == 3
+    chosen(reader, "right", "bicubic")
+    chosen(reader, "show", "float")
+    assert reader.page.locator("[data-side=right]").inner_text() == "Bicubic: no float32 form here"
+    chosen(reader, "show", "picture")
+    assert reader.part("legend").is_hidden()
+
+
+def test_an_image_without_an_original_has_no_map_of_errors(reader: Page) -> None:
+    reader.open(png(natural(12, 12)))
+    reader.done()
+    assert reader.part("show").locator("option[value=original]").is_disabled()
+
+
+# --- a reader's own model
+
+
+def written(path: Path, by: int, unit: bool) -> Path:
+    """A float32 .tflite, any size, that repeats each pixel; in [0, 1] with `unit`, else in [0, 255]."""
+    import tensorflow as tf
+
+    def enlarge(lr: Any) -> Any:
+        return tf.clip_by_value(tf.nn.depth_to_space(tf.concat([lr] * by**2, -1), by), 0, 1 if unit else 255)
+
+    signature = tf.TensorSpec((1, None, None, 3), tf.float32)
+    concrete = tf.function(enlarge, input_signature=[signature]).get_concrete_function()
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
+    return path
+
+
+def strange(kind: str, folder: Path, exported: Callable[..., Path]) -> Path:
+    if kind == "own":
+        return models.find("abpn-int8-ptq")
+    if kind in ("x2", "x4"):
+        return written(folder / f"{kind}.tflite", int(kind[1]), unit=kind == "x2")
+    if kind == "int8":
+        return exported("abpn", "int8", dtype="int8")
+    path, name = folder / f"{kind}.tflite", {"one size": "bilinear-fp32", "any size after all": "abpn-int8-ptq"}[kind]
+    path.write_bytes(graph.fix_size(models.find(name).read_bytes(), 64, 48))
+    return path
+
+
+def take(reader: Page, path: Path) -> None:
+    reader.part("model").set_input_files(path)
+    reader.done()
+
+
+def row(reader: Page) -> dict[str, str]:
+    heads, _, cells = reader.part("yours-row").input_value().splitlines()
+    return dict(zip(heads.strip("| ").split(" | "), cells.strip("| ").split(" | "), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("own", "×3, uint8 in, uint8 out, any size; values in 0..255 RGB"),
+        ("x2", "×2, float32 in, float32 out, any size; values in 0..1 RGB"),
+        ("x4", "×4, float32 in, float32 out, any size; values in 0..255 RGB"),
+        ("int8", "×3, int8 in, int8 out, any size; values in 0..255 RGB"),
+        ("one size", "×3, float32 in, float32 out, 48×64 pixels alone"),
+        ("any size after all", "×3, uint8 in, uint8 out, any size"),
+    ],
+)
+def test_a_readers_model_is_read_and_scored_as_the_library_does(
+    kind: str, said: str, reader: Page, gathered: Path, tmp_path: Path, exported: Callable[..., Path]
+) -> None:
+    path = strange(kind, tmp_path, exported)
+    take(reader, path)
+    facts = reader.part("yours-facts").inner_text()
+    assert facts.startswith(f"{path.name}: {said}")
+    assert reader.part("yours-bits").inner_text() == "A second run gave the same bits."
+    stranger = score.Stranger(path)
+    luma = metrics.Protocol("y", stranger.scale)
+    scores: dict[metrics.Protocol, list[float]] = {metrics.AUTHORS: [], luma: []}
+    for image in ("cat", "rocket"):
+        hr = degradation.crop_to_multiple(np.asarray(Image.open(gathered / "images" / f"{image}.png")), stranger.scale)
+        estimate = stranger.upscale(degradation.bicubic_down(hr, stranger.scale))
+        for protocol, found in scores.items():
+            found.append(metrics.psnr(hr, estimate, protocol))
+    ours = row(reader)
+    for protocol, found in scores.items():
+        # The same bits where the model is in integers; two sums in float32 may differ in their last place.
+        digits = 0.0006 if stranger._output["dtype"] != np.float32 else 0.003
+        assert abs(float(ours[f"PSNR cat+rocket {protocol.name}"]) - np.mean(found)) < digits
+    # It stands beside what is of its own scale, and can be saved.
+    left = "ABPN, INT8" if stranger.scale == 3 else f"Bicubic, ×{stranger.scale}"
+    assert reader.page.locator("[data-side=left]").inner_text() == left
+    assert reader.page.locator("[data-side=right]").inner_text().startswith("Yours: ")
+    label = reader.part("right").locator("option:checked").inner_text()
+    assert reader.png(label).size[0] == 300
+    if stranger.scale != 3:
+        chosen(reader, "left", "abpn")
+        assert reader.part("right").input_value() == "bicubic", "one divider, one size"
+
+
+def test_a_readers_model_is_timed_beside_abpn(reader: Page) -> None:
+    take(reader, models.find("fsrl-int8-ptq"))
+    assert row(reader)["Browser ms, not timed"] == "–"
+    reader.part("yours-time").click()
+    reader.page.wait_for_function("document.querySelector('[data-try=status]').textContent !== ''")
+    reader.done()
+    cells = row(reader)
+    milliseconds = float(cells["Browser ms, 24x12"])
+    points = float(cells["2^(2*PSNR-48)/ms, PSNR on cat+rocket, browser ms"])
+    assert points == pytest.approx(paper.score(float(cells["PSNR cat+rocket rgb-border1"]), milliseconds), rel=0.1)
+    assert float(cells[f"Browser time to {models.DEFAULT}"]) > 0
+    rows = reader.part("yours-table").locator("tbody tr")
+    assert rows.nth(1).locator("th").inner_text() == models.DEFAULT
+    assert rows.nth(1).locator("td").nth(3).inner_text() == "1.00"
+    reader.part("yours-copy").click()
+    reader.page.wait_for_function("/cop/i.test(document.querySelector('[data-try=status]').textContent)")
+
+
+def test_how_a_model_is_read_can_be_told(reader: Page, tmp_path: Path) -> None:
+    take(reader, written(tmp_path / "unit.tflite", 3, unit=True))
+    found = row(reader)["PSNR cat+rocket rgb-border1"]
+    chosen(reader, "yours-range", "0..255")
+    assert "values in 0..255 RGB, of those tried" in reader.part("yours-facts").inner_text()
+    assert float(row(reader)["PSNR cat+rocket rgb-border1"]) < float(found) - 5
+
+
+def test_a_bad_model_gets_one_sentence_and_the_one_before_stays(reader: Page, tmp_path: Path, gathered: Path) -> None:
+    good = models.find("abpn-int8-ptq")
+    take(reader, good)
+    before = np.asarray(reader.png("Yours: abpn-int8-ptq"))
+    content, large = good.read_bytes(), tmp_path / "large.tflite"
+    with large.open("wb") as file:
+        file.truncate(2**27)
+    stuck = graph.read(content)
+    for operator in stuck.subgraphs[0].operators:
+        if graph.name_of(stuck, operator) == "DEPTH_TO_SPACE":
+            operator.builtinOptions.blockSize = -3
+    bad: dict[str, bytes] = {
+        "text.tflite": b"no model at all", "empty.tflite": b"", "cut.tflite": content[:9000],
+        "stuck.tflite": graph.write(stuck),
+        "two.tflite": next((gathered / "timed").glob("add-*")).read_bytes(),
+        "five.tflite": written(tmp_path / "five.tflite", 5, unit=True).read_bytes(),
+        "unnamed": content[:200],
+        # LiteRT for browsers fails at this one's output, but says so on the console alone.
+        "silent.tflite": models.find("fsrcnn-fp32").read_bytes(),
+    }
+    for path in [large, *(tmp_path / name for name in bad)]:
+        if path != large:
+            path.write_bytes(bad[path.name])
+        reader.part("model").set_input_files(path)
+        reader.part("error").filter(has_text=f"{path.name}: ").wait_for()
+        sentence = reader.error()
+        assert sentence.endswith("."), sentence
+        assert "\n" not in sentence
+        assert reader.part("yours-facts").inner_text().startswith(good.name)
+        reader.page.wait_for_function("document.querySelector('[data-try=progress]').hidden")
+    assert np.array_equal(np.asarray(reader.png("Yours: abpn-int8-ptq")), before)
+
+
+def test_a_model_can_be_dropped(reader: Page) -> None:
+    content = list(models.find("abpn-int8-ptq").read_bytes())
+    reader.page.evaluate(
+        """content => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([Uint8Array.from(content)], "mine"));
+          const drop = new DragEvent("drop", { dataTransfer, bubbles: true });
+          document.querySelector("[data-try=drop]").dispatchEvent(drop);
+        }""",
+        content,
+    )
+    reader.page.wait_for_function("document.querySelector('[data-try=status]').textContent !== ''")
+    reader.done()
+    assert reader.part("yours-facts").inner_text().startswith("mine: ×3")
+
+
 # --- light
 
 
@@ -244,15 +456,19 @@ def test_nothing_is_loaded_before_the_reader_asks(chromium: Any, address: str, g
     page = Page(chromium, address)
     page.page.wait_for_load_state("networkidle")
     assert sorted(url.rsplit("/", 1)[1] for url in page.requests if not url.startswith("data:")) == sorted(
-        ["try.html", "try.css", "app.js", "jobs.js", "stats.js", "tables.js", "view.js"]
+        ["try.html", "try.css", *OWN_SCRIPTS]
     )
+    first = [(gathered / name).read_bytes() for name in ("try.css", *OWN_SCRIPTS)]
+    assert sum(len(gzip.compress(data)) for data in first) <= FIRST_LIMIT
     page.requests.clear()
     page.page.get_by_role("button", name="Cat").click()
     page.done()
     loaded = {url.split("?")[0].split("/try/")[1] for url in page.requests if "/try/" in url}
-    assert not any("threaded" in name or "fsrcnn" in name or "timed" in name for name in loaded)
+    assert {name for name in loaded if name.startswith(("models/", "timed/")) or "threaded" in name} == {
+        "models/abpn-long-int8-ptq.tflite"
+    }
     page.close()
-    loaded |= {"app.js", "jobs.js", "stats.js", "tables.js", "view.js", "try.css"}
+    loaded |= {"try.css", *OWN_SCRIPTS}
     contents = {name: (gathered / name).read_bytes() for name in loaded}
     size = sum(len(data if name.endswith(".gz") else gzip.compress(data)) for name, data in contents.items())
     print(f"one run: {size} bytes compressed, {len(loaded)} files")
@@ -378,6 +594,28 @@ def test_bad_images_get_one_sentence_and_the_page_goes_on(reader: Page) -> None:
     assert reader.png("Bicubic").size == (27, 27)
 
 
+def test_after_a_bad_image_the_one_before_stays_and_is_named(reader: Page) -> None:
+    pixels = natural(14, 17)
+    reader.open(png(pixels), "good.png")
+    reader.done()
+    reader.open(b"no image at all", "bad.png")
+    assert reader.error().startswith("bad.png: This file is not an image")
+    assert reader.part("status").inner_text() == "Below is still good.png."
+    assert reader.part("facts").inner_text().startswith("good.png: ")
+    assert np.array_equal(np.asarray(reader.png("ABPN, INT8")), by_library("abpn", Image.fromarray(pixels)))
+
+
+def test_what_a_dead_worker_held_is_no_longer_shown(reader: Page) -> None:
+    reader.open(png(natural(14, 17)), "good.png")
+    reader.done()
+    worker = reader.page.workers[-1]
+    worker.evaluate("setTimeout(() => { throw new Error('out of memory'); })")
+    reader.page.wait_for_function("document.querySelector('[data-try=result]').hidden")
+    assert "holds nothing any more" in reader.error()
+    reader.open(png(natural(9, 9)))
+    reader.done()
+
+
 @pytest.mark.parametrize("missing", ["manifest.json", "work.js", ".wasm.gz", "core.js", "/models/"])
 def test_a_failed_load_gets_one_sentence_and_can_be_tried_again(
     missing: str, reader: Page, monkeypatch: pytest.MonkeyPatch
@@ -478,12 +716,14 @@ def test_the_manifest_describes_what_is_there(gathered: Path) -> None:
             walk(inner)
 
     walk(manifest)
-    assert len(described) == 2 + 2 + 2 + 12 + 2
+    # LiteRT, the models with their twins (FSRCNN has none), what is timed, the images.
+    assert len(described) == 2 + (2 * len(browser.MODELS) - 1) + 2 + 12 + 2
     for entry in described:
         path = gathered / entry["file"]
         assert (path.stat().st_size, sha256(path)) == (entry["bytes"], entry["sha256"])
     for method, name in browser.MODELS.items():
         assert manifest["models"][method]["sha256"] == sha256(models.find(name))
+        assert manifest["models"][method]["label"] in markup()
     examples = set(re.findall(r'data-example="(\w+)"', markup()))
     assert examples == {example["name"] for example in manifest["examples"]}
 
@@ -507,6 +747,29 @@ def test_the_lock_pins_every_package_and_names_no_server() -> None:
     assert "http" not in json.dumps(lock)
 
 
+def readings() -> Iterator[dict[str, Any]]:
+    """What the library's scorer gives a model for every grey, and reads from what the model gives."""
+    stranger = score.Stranger.__new__(score.Stranger)
+    greys = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    rng = np.random.default_rng(2)
+    for dtype, scale, zero in (
+        ("uint8", 1.0, 0), ("uint8", 1 / 255, 3), ("int8", 0.0078, -7), ("int8", 0.0, 0), ("float32", 0.0, 0)
+    ):
+        tensor = {"dtype": np.dtype(dtype).type, "quantization": (float(np.float32(scale)), zero)}
+        stranger._input = stranger._output = tensor
+        values = np.arange(256, dtype=np.uint8).view(np.int8) if dtype == "int8" else np.arange(256, dtype=np.uint8)
+        for stranger.range, (low, high) in score.RANGES.items():
+            outputs = rng.uniform(low - 1, high + 1, 256).astype(np.float32) if dtype == "float32" else values
+            given = []
+            stranger._invoke = lambda image, given=given, outputs=outputs: given.append(image) or outputs
+            pixels = stranger._run(greys)
+            yield {
+                "image": {"dtype": dtype, "height": -1, "width": -1, "scale": tensor["quantization"][0], "zero": zero},
+                "range": stranger.range, "values": given[0].ravel().tolist(),
+                "outputs": outputs.tolist(), "pixels": pixels.ravel().tolist(),
+            }
+
+
 @pytest.fixture(scope="session")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the library computes, for the page's unit tests."""
@@ -516,15 +779,14 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
 
     bicubic = []
-    for height, width in ((1, 1), (2, 5), (9, 12), (17, 31), (30, 27)):
+    for height, width in ((1, 1), (2, 5), (9, 12), (17, 31), (30, 27), (24, 12)):
         pixels = image(height, width)
         cases: list[tuple[int, Callable[[NDArray, int], NDArray]]] = [(3, degradation.bicubic_up)]
-        if height % 3 == width % 3 == 0:
-            cases.append((-3, degradation.bicubic_down))
+        cases += [(-by, degradation.bicubic_down) for by in (2, 3, 4) if height % by == width % by == 0]
         for scale, resize in cases:
             bicubic.append({
                 "width": width, "height": height, "scale": scale, "pixels": pixels.ravel().tolist(),
-                "expected": resize(pixels, 3).ravel().tolist(),
+                "expected": resize(pixels, abs(scale)).ravel().tolist(),
             })
     whole = natural(90, 120)
     rgba = np.dstack([whole, np.full(whole.shape[:2], 255, np.uint8)])
@@ -538,7 +800,9 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         other = np.clip(truth.astype(int) + rng.integers(-20, 21, truth.shape), 0, 255).astype(np.uint8)
         scores.append({
             "width": width, "height": height, "truth": truth.ravel().tolist(), "other": other.ravel().tolist(),
-            "psnr": metrics.psnr(truth[..., :3], other[..., :3]), "ssim": metrics.ssim(truth[..., :3], other[..., :3]),
+            "psnr": metrics.psnr(truth[..., :3], other[..., :3]),
+            "luma": metrics.psnr(truth[..., :3], other[..., :3], metrics.Y_BORDER3),
+            "ssim": metrics.ssim(truth[..., :3], other[..., :3]),
         })
     cuts = [
         {"length": length, "tile": tile, "halo": halo,
@@ -551,10 +815,12 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"samples": samples, "expected": median_interval(samples)}
         for samples in (rng.uniform(1, 9, count).tolist() for count in (1, 2, 5, 6, 7, 15, 25))
     ]
+    points = [{"psnr": db, "ms": ms, "expected": paper.score(db, ms)} for db, ms in ((24.0, 1.0), (31.4, 12.5))]
     path = tmp_path_factory.mktemp("vectors") / "vectors.json"
     named = {name: str(models.find(model)) for name, model in browser.MODELS.items()}
     path.write_text(json.dumps(
-        {"bicubic": bicubic, "scores": scores, "spans": cuts, "intervals": intervals, "models": named}
+        {"bicubic": bicubic, "scores": scores, "spans": cuts, "intervals": intervals, "models": named,
+         "readings": list(readings()), "points": points}
     ))
     return path
 

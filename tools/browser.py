@@ -32,10 +32,19 @@ from tools import BuildError
 
 __all__ = ["MODELS",  "fetch_litert", "gather", "install", "node"]
 
-MODELS: Mapping[str, str] = {"abpn": models.DEFAULT, "fsrcnn": "fsrcnn-int8-ptq"}
-"""The page's two methods -> the shipped models behind them."""
+_TABLE2 = {"abrl" if row == "abpn" else row: row for row in paper.TABLE2}
 
-_LABELS = {"abpn": "ABPN, INT8", "fsrcnn": "FSRCNN, INT8"}
+MODELS: Mapping[str, str] = {
+    "abpn": models.DEFAULT, **{method: f"{row}-int8-ptq" for method, row in _TABLE2.items()},
+    "fsrcnn": "fsrcnn-int8-ptq",
+}
+"""The page's methods -> the shipped models behind them; Table 2's rows are its five strategies."""
+
+_LABELS = {
+    "abpn": "ABPN, INT8",
+    **{method: f"{paper.TABLE2[row].replace('baseline', 'Baseline')}, INT8" for method, row in _TABLE2.items()},
+    "fsrcnn": "FSRCNN, INT8",
+}
 _PACKAGES = ("core", "wasm-utils")
 # The build without relaxed SIMD has the same results on every processor; the threaded one exists only with it.
 _BUILDS = {"simd": "litert_wasm_compat_internal", "threads": "litert_wasm_threaded_internal"}
@@ -168,6 +177,7 @@ def gather(source: Path, litert: Path, target: Path, *, frame: tuple[int, int] =
         },
         "models": {method: _model(name, method, target) for method, name in MODELS.items()},
         "timed": timed,
+        "frame": {"width": 3 * frame[1], "height": 3 * frame[0]},
         "rounds": _ROUNDS,
         "examples": _examples(target),
     }
@@ -191,13 +201,21 @@ def _model(name: str, method: str, target: Path) -> dict[str, Any]:
     upscaler = Upscaler(path)
     if upscaler.input_dtype != np.uint8 or upscaler.output_quantization != (1.0, 0) or upscaler.scale != 3:
         raise BuildError(f"{path}: the page runs models with uint8 pixels in and out, enlarging three times")
-    if upscaler.halo is None:
-        raise BuildError(f"{path}: the page runs models in tiles, and this one cannot be tiled")
+    made = {
+        "name": path.stem, "label": _LABELS[method], "scale": upscaler.scale, "halo": upscaler.halo,
+        **_copied(path, target),
+    }
+    # In a browser LiteRT gives no output of a size that the graph itself computes, as FSRCNN's does in float32.
+    if method != "fsrcnn":
+        made["twin"] = _copied(models.find(name.replace("-int8-ptq", "-fp32")), target)
+    return made
+
+
+def _copied(path: Path, target: Path) -> dict[str, Any]:
     copy = target / "models" / path.name
     copy.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, copy)
-    more = {"name": path.stem, "label": _LABELS[method], "scale": upscaler.scale, "halo": upscaler.halo}
-    return {**more, **_described(target, copy)}
+    return _described(target, copy)
 
 
 def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any]:
@@ -206,7 +224,7 @@ def _timed(scratch: Path, target: Path, frame: tuple[int, int]) -> dict[str, Any
     from abpn_lib.timing import nodes as meta_nodes
 
     height, width = frame
-    networks = {name: export.export_for_latency(scratch, name, height=height, width=width) for name in MODELS}
+    networks = {name: export.export_for_latency(scratch, name, height=height, width=width) for name in paper.COMPARED}
     nodes = meta_nodes.build(scratch, height=3 * height, width=3 * width)
     folder = target / "timed"
     folder.mkdir()

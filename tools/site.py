@@ -28,7 +28,7 @@ from bs4 import BeautifulSoup
 
 from abpn_lib import claims, results
 from abpn_lib.files import AbpnError, sha256, write_atomically
-from tools import BuildError, browser, front, layout
+from tools import BuildError, browser, cards, front, layout, pdf, references
 from tools.lighten import lighten
 from tools.sources import with_sources
 
@@ -214,11 +214,20 @@ def _build_pages(
     for name in ("claims.json", "claims.csv"):
         shutil.copyfile(ledger / name, pages / "book" / name)
     _point_buttons_at_copies(pages, address)
-    lighten(pages)
+    references.write_previews(pages)
+    lighten(pages, address.site)
+    print_book(root, pages, pages / "abpn.pdf", address)
     problems = check(pages, address)
     if problems:
         raise BuildError(f"the built site has {len(problems)} problems\n" + "\n".join(problems))
     return pages
+
+
+def print_book(root: Path, pages: Path, target: Path, address: Address) -> None:
+    """Write the built book as one PDF, and each page's card; see `tools.pdf` and `tools.cards`."""
+    names, said = pdf.chapters(root / "_toc.yml"), yaml.safe_load((root / "_config.yml").read_text())
+    pdf.write(pages, names, target, title=said["title"], author=said["author"], site=address.site)
+    cards.write(pages, names, said["title"])
 
 
 def colab_copy(notebook: Path, wheel: Path, site: str) -> nbformat.NotebookNode:
@@ -317,14 +326,21 @@ def _button_problems(page: BeautifulSoup, pages: Path, address: Address) -> list
 
 def _stage(root: Path, executed: Path, records: Path, ledger: Path, target: Path, address: Address) -> None:
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("_generated", "try"))
+    glossary = target / "book" / "glossary.md"
+    terms = references.terms(glossary.read_text()) if glossary.is_file() else {}
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
     judged = _judged(ledger / "claims.json")
+    for page in set((target / "book").glob("*.md")) - {glossary}:
+        page.write_text(references.Linker(judged, terms).linked(page.read_text()))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         staged = layout.page_of(nbformat.read(executed / notebook.name, as_version=4), judged)
         measured = results.load(records / f"{notebook.stem}.json", "measured")
         colab = f"{address.colab or '../colab'}/{notebook.name}"
         staged = with_sources(staged, notebook.stem, measured, target, colab)
+        linker = references.Linker(judged, terms)
+        for cell in (cell for cell in staged.cells if cell.cell_type == "markdown"):
+            cell.source = linker.linked(cell.source)
         nbformat.write(staged, target / "notebooks" / notebook.name)
     (target / "book" / "_generated").mkdir()
     shutil.copyfile(ledger / "claims.md", target / "book" / "claims.md")
@@ -454,6 +470,9 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--wheel", type=Path, required=True)
     step.add_argument("--browser", type=Path, default=None, help="folder of what the page in the browser loads")
     step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("pdf", help="print a built site as one PDF, as the step `build` does")
+    step.add_argument("--pages", type=Path, required=True, help="folder of the built site")
+    step.add_argument("--out", type=Path, required=True)
     return parser
 
 
@@ -465,6 +484,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             execute(given.notebook, given.out, given.records, parameters=dict(given.parameters), timeout=given.timeout)
         elif given.step == "ledger":
             write_ledger(given.records, given.page, given.summary)
+        elif given.step == "pdf":
+            print_book(Path(), given.pages, given.out, Address.from_environment())
         else:
             address = Address.from_environment()
             build(Path(), given.executed, given.records, given.ledger, given.wheel, given.out, address,

@@ -28,6 +28,7 @@ def with_sources(
     go to ``folder/records/PAGE/CELL.json``. `colab` is the address of the page's copy, from the page.
     """
     known = {record.id: record for record in (*results.recorded(), *measured)}
+    lines: Counter[str] = Counter()
     for cell in notebook.cells:
         for shown in (output.get("data", {}) for output in cell.get("outputs", ())):
             text = "".join(shown.get("text/html", ""))
@@ -36,11 +37,13 @@ def with_sources(
             found, of = _named(text, known), ""
             if not found:
                 found, of = list(measured), " of this page"
-            path = folder / "records" / page / f"{cell.id}.json"
+            lines[cell.id] += 1
+            name = cell.id + (f"-{lines[cell.id]}" if lines[cell.id] > 1 else "")
+            path = folder / "records" / page / f"{name}.json"
             if found:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 results.save(path, found)
-            line = _line(found, of, f"../records/{page}/{path.name}", cell.id, colab)
+            line = _line(found, of, f"../records/{page}/{path.name}", name, colab)
             shown["text/html"] = _SOURCES.sub("", text) + line
     return notebook
 

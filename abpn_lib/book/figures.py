@@ -70,7 +70,7 @@ def bars(
     """Horizontal bars, one group per row and one bar per series, so that ours stands beside the paper's.
 
     `rows` maps ids to names (or is a sequence of names that serve as ids). `series` maps a legend ("paper, Synaptics
-    Dolphin NPU"; "measured here") to values by those ids: a pandas series or a mapping of `Value`s; what is not there
+    Dolphin NPU"; "measured here") to values by those ids: a pandas series or a mapping of `Value`; what is not there
     has no bar. The unit is the values' own, and their intervals are drawn as whiskers. The alternative text lists
     every bar; `alt` adds to it.
     """
@@ -124,7 +124,7 @@ def lines(
     series: Mapping[str, Any] | pd.DataFrame, *, x: str, quantity: str, alt: str = "", from_zero: bool = False,
     digits: int | None = None, height: float = 3.4, caption: str = "",
 ) -> Html:
-    """One line per series: `series` maps a legend to `Value`s by their place on the horizontal axis (its index).
+    """One line per series: `series` maps a legend to values by their place on the horizontal axis (its index).
 
     `x` labels that axis, with its unit where it has one. The unit of the other is the values' own, and intervals are
     drawn as whiskers. With `from_zero` it starts at 0. The alternative text lists short lines point by point, and of

@@ -7,6 +7,7 @@ commit that made it. ``RUN.npz`` holds the trained float weights, for tuning fur
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ def find(name_or_path: str) -> Path:
         return Path(name_or_path)
     names = ", ".join(model.name for model in catalogue())
     raise ModelError(f"{name_or_path!r} is neither a file nor a shipped model; there are {names}")
+
+
+def suited(processor: str | None = None) -> tuple[str, str]:
+    """The model that runs best on this CPU, and why: INT8 where it has an 8-bit dot product, else float32.
+
+    `processor` is what Linux writes of it in ``/proc/cpuinfo``. Where nothing is known of a CPU, INT8 is taken.
+    """
+    if processor is None:
+        path = Path("/proc/cpuinfo")
+        processor = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", processor, re.M)
+    known = {"avx_vnni", "avx512_vnni", "asimddp"}.intersection(found[1].split()) if found else set()
+    if found and not known:
+        return f"{DEFAULT.partition('-int8')[0]}-fp32", "this CPU has no 8-bit dot product, so that float32 is faster"
+    which = f"this CPU has one ({min(known)})" if known else "this CPU's instructions are not known"
+    return DEFAULT, f"INT8 is faster with an 8-bit dot product, and {which}"
 
 
 def weights(network: str) -> Path:

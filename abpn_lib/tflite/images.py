@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from abpn_lib.datasets import READABLE
 from abpn_lib.degradation import bicubic_up
-from abpn_lib.files import InputError, write_atomically
+from abpn_lib.files import InputError, ModelError, whole
+from abpn_lib.tflite.abreast import Budget, in_order
 from abpn_lib.tflite.interpreter import first_line
-from abpn_lib.tflite.upscaler import Upscaler, spans
+from abpn_lib.tflite.upscaler import TILE, Upscaler, spans
 
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+    ".gif": "GIF",
 }
 """Extension -> Pillow's name of the format, for the files that `save_image` writes."""
 
+_ANIMATED = ("GIF", "PNG", "WEBP")
+
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file whole (of an animation, its first frame).
+    """Read an image file whole (of an animation, its first frame; `ImageSequence` has the others).
 
     Raises `InputError` if there is no such file, it is not an image, it is broken, or it has more pixels than Pillow
     takes for safe (`Image.MAX_IMAGE_PIXELS`: 8K fits twice, a decompression bomb does not).
@@ -48,6 +52,12 @@ def open_image(path: Path) -> Image.Image:
     if 0 in image.size:
         raise InputError(f"{path}: has no pixels")
     return image
+
+
+def is_film(source: Path, target: Path) -> bool:
+    """Whether a film is asked for: a file that is to become neither an image nor an animation."""
+    known = target.suffix.lower() in FORMATS
+    return not known and target.suffix != "" and not source.is_dir() and not target.is_dir()
 
 
 def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
@@ -76,10 +86,9 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 def _of_folder(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if target.is_file() or (not target.exists() and target.suffix.lower() in FORMATS):
         raise InputError(f"{target} names a file, but {source} is a folder: name a folder to write to")
-    suffixes = {*FORMATS, ".gif"}
-    inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes)
+    inputs = sorted(path for path in source.iterdir() if path.suffix.lower() in FORMATS)
     if not inputs:
-        raise InputError(f"{source} holds no image ({', '.join(sorted(suffixes))})")
+        raise InputError(f"{source} holds no image ({', '.join(sorted(FORMATS))})")
     # PNG throughout: a JPEG of an enlarged JPEG would lose what was just won.
     outputs = [target / f"{path.stem}.png" for path in inputs]
     twice = next((path for path in outputs if outputs.count(path) > 1), None)
@@ -94,8 +103,79 @@ def _format(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
-def save_image(image: Image.Image, path: Path) -> None:
+def upscale_files(
+    upscaler: Upscaler, files: Sequence[tuple[Path, Path]], *, threads: int = 1, tile: int | None = TILE,
+) -> Iterator[str]:
+    """Enlarge files (from, to), `threads` at once, animations as such: for each what went wrong, or "" if nothing.
+
+    The upscaler works with one thread for each file. Large images are done fewer at once, so that they share half of
+    the memory.
+    """
+    budget = Budget(_physical_memory() // 2)
+
+    def enlarge(pair: tuple[Path, Path]) -> str:
+        source, target = pair
+        try:
+            with Image.open(source, formats=READABLE) as header:
+                needed = _needed(header.size, upscaler.scale)
+        except Exception:  # `open_image` says what is wrong with it
+            needed = 0
+        try:
+            with budget.take(needed):
+                upscale_file(upscaler, source, target, tile=tile)
+        except (InputError, ModelError, OSError) as error:
+            return str(error) if str(source) in str(error) else f"{source}: {error}"
+        return ""
+
+    return in_order(enlarge, files, threads)
+
+
+def upscale_file(
+    upscaler: Upscaler, source: Path, target: Path, *, threads: int = 1, tile: int | None = TILE
+) -> None:
+    """Enlarge an image file, or all frames of an animation if `target` can hold them, `threads` at once.
+
+    Raises as `open_image`, `upscale_image` and `save_image`.
+    """
+    image, form = open_image(source), _format(target)
+    if image.format in _ANIMATED and form in _ANIMATED:
+        with Image.open(source, formats=READABLE) as animation:
+            if getattr(animation, "n_frames", 1) > 1:
+                _upscale_animation(upscaler, animation, source, target, threads, tile)
+                return
+    enlarged = [upscale_image(upscaler, image, tile=tile)]
+    del image
+    save_image(enlarged.pop(), target)
+
+
+def _upscale_animation(
+    upscaler: Upscaler, image: Any, source: Path, target: Path, threads: int, tile: int | None
+) -> None:
+    # Pillow takes all frames before it writes the first.
+    _check_memory((image.width * image.n_frames, image.height), upscaler.scale, _physical_memory())
+    durations: list[int] = []
+
+    def read() -> Iterator[Image.Image]:
+        try:
+            for frame in ImageSequence.Iterator(image):
+                yield frame.convert("RGBA" if frame.has_transparency_data else "RGB")
+                durations.append(frame.info.get("duration", 100))
+        except Exception as error:  # Pillow's decoders raise almost anything on a broken file
+            raise InputError(f"{source}: a broken animation ({first_line(error)})") from error
+
+    first, *others = in_order(lambda frame: upscale_image(upscaler, frame, tile=tile), read(), threads)
+    options: dict[str, Any] = {"duration": durations}
+    if "loop" in image.info or _format(target) != "GIF":
+        options["loop"] = image.info.get("loop", 1)
+    if _format(target) == "GIF":
+        options["disposal"] = 2  # what is transparent in a frame shows nothing of the one before
+    save_image(first, target, save_all=True, append_images=others, **options)
+
+
+def save_image(image: Image.Image, path: Path, **animation: Any) -> None:
     """Write an image file whole or not at all, in the format of the path's extension (`FORMATS`).
+
+    `animation` are Pillow's options for further frames.
 
     Raises `InputError` if the extension is not known or the format cannot hold the image, and `OSError` if the folder
     cannot be written to.
@@ -103,23 +183,25 @@ def save_image(image: Image.Image, path: Path) -> None:
     form = _format(path)
     if form == "JPEG" and image.mode in ("RGBA", "LA"):
         raise InputError(f"{path}: JPEG has no transparency; write a .png")
-    options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
+    options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile"), **animation}
     if form in ("JPEG", "WEBP"):
         options["quality"] = 95
     if form == "PNG":
         # A third of the default's time for a tenth more bytes: writing must not take longer than enlarging.
         options["compress_level"] = 3
-    content = io.BytesIO()
-    try:
-        image.save(content, form, **options)
-    except (OSError, ValueError, struct.error) as error:
-        size = f"{image.width}x{image.height}"
-        raise InputError(f"{path}: {form} cannot hold this {size} image ({first_line(error)}); write a .png") from error
-    write_atomically(path, content.getvalue())
+    # To the disk and not through memory, where a large one would lie a second time.
+    with whole(path) as scratch:
+        try:
+            image.save(scratch, form, **options)
+        except (OSError, ValueError, struct.error) as error:
+            if getattr(error, "errno", None):
+                raise
+            why = f"{form} cannot hold this {image.width}x{image.height} image ({first_line(error)})"
+            raise InputError(f"{path}: {why}; write a .png") from error
 
 
 def upscale_image(
-    upscaler: Upscaler, image: Image.Image, *, tile: int | None = 256, memory: int | None = None
+    upscaler: Upscaler, image: Image.Image, *, tile: int | None = TILE, memory: int | None = None
 ) -> Image.Image:
     """Enlarge a Pillow image of any mode, turned upright by its EXIF orientation.
 
@@ -141,13 +223,17 @@ def upscale_image(
     except Exception:  # broken EXIF data: the pixels are good all the same
         upright = image
     base, alpha = _eight_bits(upright)
-    hr = Image.fromarray(upscaler.upscale(np.asarray(base.convert("RGB")), tile=tile))
-    if base.mode == "L":
-        hr = hr.convert("L")
+    lr, profile = np.asarray(base.convert("RGB")), image.info.get("icc_profile")
+    described = profile is not None and image.mode not in ("CMYK", "LAB", "YCbCr", "HSV")
+    hr = Image.new(base.mode, (lr.shape[1] * upscaler.scale, lr.shape[0] * upscaler.scale))
+    del image, upright, base  # of a large one each takes what a tenth of the result does
+    for row, column, pixels in upscaler.tiles(lr, tile=tile):
+        # Pillow's pixels have four bytes: an array of the whole result beside them would take as much again.
+        hr.paste(Image.fromarray(pixels).convert(hr.mode), (column.start, row.start))
     if alpha is not None:
-        hr.putalpha(Image.fromarray(_enlarge_alpha(np.asarray(alpha), upscaler.scale)))
-    if image.mode not in ("CMYK", "LAB", "YCbCr", "HSV") and "icc_profile" in image.info:
-        hr.info["icc_profile"] = image.info["icc_profile"]
+        hr.putalpha(_enlarge_alpha(np.asarray(alpha), upscaler.scale))
+    if described:
+        hr.info["icc_profile"] = profile
     return hr
 
 
@@ -176,22 +262,26 @@ def _gray_from_integers(image: Image.Image) -> tuple[Image.Image, Image.Image | 
     return gray, alpha
 
 
-def _enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def _enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> Image.Image:
     """Bicubic enlargement of an (H, W) image in bands, since it is computed at 64 bits."""
-    hr = np.empty((alpha.shape[0] * scale, alpha.shape[1] * scale), np.uint8)
+    hr = Image.new("L", (alpha.shape[1] * scale, alpha.shape[0] * scale))
     for read, kept, cut in spans(alpha.shape[0], 128, 4, scale):
-        hr[kept] = bicubic_up(alpha[read], scale)[cut]
+        hr.paste(Image.fromarray(bicubic_up(alpha[read], scale)[cut]), (0, kept.start))
     return hr
 
 
 def _check_memory(size: tuple[int, int], scale: int, memory: int) -> None:
-    # Per HR pixel: the array, Pillow's copy with its padding byte, its alpha, and the encoded file.
-    needed = size[0] * size[1] * scale**2 * (3 + 4 + 1 + 3)
+    needed = _needed(size, scale)
     if needed > memory:
         raise InputError(
             f"enlarging {size[0]}x{size[1]} pixels {scale} times needs {needed / 2**30:.1f} GiB of memory, "
             f"and there are {memory / 2**30:.1f}: crop the image"
         )
+
+
+def _needed(size: tuple[int, int], scale: int) -> int:
+    """Bytes: for each LR pixel Pillow's and an array, for each HR pixel Pillow's four and one of alpha."""
+    return size[0] * size[1] * (8 + 5 * scale**2)
 
 
 def _physical_memory() -> int:

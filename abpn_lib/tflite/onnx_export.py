@@ -11,6 +11,7 @@ Source: the ONNX operators of opset 17, https://onnx.ai/onnx/operators/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import frexp
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,6 @@ _OPERATORS = {
     "PRELU": "PRelu", "QUANTIZE": "", "RELU": "Relu", "RESIZE_BILINEAR": "Resize",
     "RESIZE_NEAREST_NEIGHBOR": "Resize", "TRANSPOSE_CONV": "ConvTranspose",
 }
-# Of these LiteRT's integer kernels compute something else: the one drifts, the other rounds twice.
-_FLOAT_ONLY = ("PRELU", "RESIZE_BILINEAR")
 
 
 @parsing()
@@ -67,8 +66,8 @@ def _refusal(model: schema.ModelT, operator: schema.OperatorT) -> str:
     name, options = name_of(model, operator), operator.builtinOptions
     if name not in _OPERATORS:
         return name
-    if name in _FLOAT_ONLY and model.subgraphs[0].tensors[operator.outputs[0]].type != _FLOAT:
-        return f"{name} in integers"
+    if name == "RESIZE_BILINEAR" and model.subgraphs[0].tensors[operator.outputs[0]].type != _FLOAT:
+        return f"{name} in integers, where LiteRT's kernel drifts by a pixel in a thousand"
     if getattr(options, "fusedActivationFunction", 0) not in (0, schema.ActivationFunctionType.RELU):
         return f"{name} with another activation than ReLU"
     if name.startswith("RESIZE") and (options.alignCorners or not options.halfPixelCenters):
@@ -118,7 +117,21 @@ class _Writer:
         # A zero point of 0 is a ReLU by itself.
         if getattr(operator.builtinOptions, "fusedActivationFunction", 0) and meaning[1:] != (0,):
             made = self._node("Relu", [made])
+        if name == "PRELU" and meaning:
+            made = self._rounded_first(made, operator)
         self.stored[index] = self._quantized(made, index) if meaning else made
+
+    def _rounded_first(self, real: str, operator: schema.OperatorT) -> str:
+        """A PReLU as LiteRT's integer kernel rounds it: first to 1/2^k of a level, then, halves outwards, to a level.
+
+        k is the shift of its multiplier, one where the input is negative and another where it is not.
+        """
+        source, slope, output = (self._meaning(int(i))[0] for i in (*operator.inputs, *operator.outputs))
+        grids = [2.0 ** max(-frexp(ratio)[1], 0) / output for ratio in (source * slope / output, source / output)]
+        below = self._node("Less", [self._real(int(operator.inputs[0])), self._keep(np.float32(0))])
+        grid = self._node("Where", [below, *(self._keep(np.float32(one)) for one in grids)])
+        levels = self._node("Round", [self._node("Mul", [real, grid])])
+        return self._node("Mul", [self._node("Div", [levels, grid]), self._keep(np.float32(1 + 1e-6))])
 
     def _form(self, name: str, operator: schema.OperatorT) -> tuple[list[str], dict[str, Any]]:
         """The inputs and attributes of an operator in ONNX."""
@@ -175,7 +188,7 @@ class _Writer:
         found = tensor.quantization
         return float(found.scale[0]), int(found.zeroPoint[0]) + (128 if tensor.type == _INT8 else 0)
 
-    def _keep(self, values: NDArray) -> str:
+    def _keep(self, values: NDArray | np.float32) -> str:
         name = f"c{len(self.constants)}"
         self.constants[name] = np.ascontiguousarray(values)
         return name

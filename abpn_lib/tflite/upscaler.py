@@ -14,8 +14,10 @@ drifts by one LR pixel in 1024.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -29,12 +31,15 @@ from abpn_lib.files import InputError, ModelError
 from abpn_lib.tflite.graph import fix_size, name_of, parsing, read
 from abpn_lib.tflite.interpreter import Kernels, first_line, interpreter, read_model
 
+TILE = 512
+"""LR pixels a side of what is run at once: larger ones are not faster, and smaller ones overlap more."""
+
 UNTILED_PIXELS = 1024 * 1024
 """LR pixels that a graph which cannot be tiled takes: about 1 GiB of memory."""
 
 
 class Upscaler:
-    """A .tflite model, ready for images of any size. Not for use from several threads at once.
+    """A .tflite model, ready for images of any size, and for use from several threads: each has its own interpreter.
 
     `model` takes and gives RGB, NHWC, as uint8, int8 or float32 in [0, 255], with an open height and width; `threads`,
     at least 1, and `kernels` are LiteRT's (the kernels differ in a part of the INT8 values, by a few levels). `raw`
@@ -51,24 +56,37 @@ class Upscaler:
     def __init__(self, model: Path, *, threads: int = 1, kernels: Kernels = "xnnpack", raw: bool = False) -> None:
         self._path = model
         content = read_model(model)
+        self._make, self._own = partial(interpreter, content, threads, kernels), threading.local()
         try:
             read(content)
-            self._interpreter = interpreter(content, threads, kernels)
-            self._input = _image(self._interpreter.get_input_details(), "input")
-            self._output = _image(self._interpreter.get_output_details(), "output")
+            self._own.interpreter = self._make()
+            self._input = _image(self._own.interpreter.get_input_details(), "input")
+            self._output = _image(self._own.interpreter.get_output_details(), "output")
             self.scale, self.halo, self._untiled = _tiling(content, self._input)
         except ModelError as error:
             raise ModelError(f"{model}: {error}") from error
         self.input_dtype = np.dtype(self._input["dtype"])
         self.output_quantization = (float(self._output["quantization"][0]), int(self._output["quantization"][1]))
         self._to_input, self._to_pixel = _table(self._input, "input", raw), _table(self._output, "output", raw)
-        self._shape: tuple[int, ...] = ()
 
-    def upscale(self, lr: NDArray[np.uint8], *, tile: int | None = 256) -> NDArray[np.uint8]:
+    def upscale(self, lr: NDArray[np.uint8], *, tile: int | None = TILE) -> NDArray[np.uint8]:
         """Enlarge an LR (H, W, 3) uint8 image to (sH, sW, 3) uint8, rounded and clipped to [0, 255].
 
-        `tile` is the side in LR pixels of what is kept of each tile; None runs the whole image at once, in memory that
-        grows with it.
+        `tile` and what it raises are those of `tiles`.
+        """
+        parts = self.tiles(lr, tile=tile)
+        hr = np.empty((lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3), np.uint8)
+        for row, column, part in parts:
+            hr[row, column] = part
+        return hr
+
+    def tiles(
+        self, lr: NDArray[np.uint8], *, tile: int | None = TILE
+    ) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
+        """Enlarge an image as `upscale` does, tile by tile: the HR rows and columns of each, and its pixels.
+
+        `tile` is the greatest side in LR pixels of what is kept of each tile; None runs the whole image at once, in
+        memory that grows with it.
 
         Raises `InputError` if the graph cannot be tiled and the image has more than `UNTILED_PIXELS`, and `ModelError`
         if LiteRT cannot run the model at this size.
@@ -85,28 +103,34 @@ class Upscaler:
                     f"are its limit, not {width}x{height}: take another model, or crop the image"
                 )
             tile = None
-        hr = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
-        rows, columns = (spans(side, tile or side, self.halo or 0, self.scale) for side in (height, width))
-        for (row, kept_row, cut_row), (column, kept_column, cut_column) in product(rows, columns):
-            hr[kept_row, kept_column] = self._run(lr[row, column])[cut_row, cut_column]
-        return hr
+        # As few tiles as that greatest side allows, and of one size: the last one has no more overlap than the others.
+        sides = ((side, ceil(side / ceil(side / (tile or side)))) for side in (height, width))
+        rows, columns = (spans(side, most, self.halo or 0, self.scale) for side, most in sides)
+        return (
+            (kept_row, kept_column, self._run(lr[row, column])[cut_row, cut_column])
+            for (row, kept_row, cut_row), (column, kept_column, cut_column) in product(rows, columns)
+        )
 
     def _run(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        own = self._own
         try:
-            if self._shape != patch.shape:
-                self._shape = ()
-                self._interpreter.resize_tensor_input(self._input["index"], (1, *patch.shape))
-                self._interpreter.allocate_tensors()
-                self._shape = patch.shape
+            own.interpreter = getattr(own, "interpreter", None) or self._make()
+            if getattr(own, "shape", None) != patch.shape:
+                own.shape = None
+                own.interpreter.resize_tensor_input(self._input["index"], (1, *patch.shape))
+                own.interpreter.allocate_tensors()
+                own.shape = patch.shape
             given = patch.astype(np.float32) if self._to_input is None else self._to_input[patch]
-            self._interpreter.set_tensor(self._input["index"], given[None])
-            self._interpreter.invoke()
+            own.interpreter.set_tensor(self._input["index"], given[None])
+            own.interpreter.invoke()
         except (RuntimeError, ValueError, MemoryError) as error:
             size = f"{patch.shape[1]}x{patch.shape[0]}"
             raise ModelError(f"{self._path}: LiteRT cannot run it on {size} pixels ({first_line(error)})") from error
-        made = self._interpreter.get_tensor(self._output["index"])[0]
+        made = own.interpreter.get_tensor(self._output["index"])[0]
         if self._to_pixel is None:
             return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+        if made.dtype == np.uint8 and np.array_equal(self._to_pixel, np.arange(256)):
+            return made  # its values are pixels: a table would take a tenth of the network's time
         return self._to_pixel[made.astype(np.int16) - np.iinfo(made.dtype).min]
 
 

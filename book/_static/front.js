@@ -17,7 +17,6 @@ function remembered() {
 /** @param {boolean} on */
 function showCode(on) {
   root.classList.toggle("code-on", on);
-  root.classList.toggle("code-off", !on);
   for (const fold of document.querySelectorAll("details.above-input")) fold.open = on;
 }
 

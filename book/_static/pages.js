@@ -8,3 +8,11 @@ document.addEventListener("click", (event) => {
   code.style.display = "block";
   code.scrollIntoView({ block: "center" });
 });
+// The theme's two buttons, which had their scripts in attributes.
+document.addEventListener("click", (event) => {
+  const button = event.target instanceof Element && event.target.closest("[data-does]");
+  if (!button) return;
+  if (button.dataset.does === "print") print();
+  else if (document.fullscreenElement) document.exitFullscreen();
+  else document.documentElement.requestFullscreen();
+});

@@ -3,7 +3,12 @@
  * fails. The worker is started with the first job.
  */
 
+const PATIENCE = 10_000; // ms after a cancel, before the worker is given up
+
 class Cancelled extends Error {}
+
+/** The worker came to grief over what it was given. */
+export class Crash extends Error {}
 
 /**
  * Where the reader sees how a job is doing.
@@ -24,7 +29,8 @@ export class Jobs {
     this.next = 0;
     /** @type {((error: Error) => void) | null} */
     this.reject = null;
-    parts.cancel.addEventListener("click", () => this.cancel());
+    /** Called when the worker is given up, and with it all that it held. */
+    this.lost = () => {};
   }
 
   /**
@@ -39,7 +45,7 @@ export class Jobs {
     }
     Jobs.busy = true;
     this.parts.error.hidden = true;
-    this.parts.error.textContent = "";
+    this.parts.error.textContent = this.parts.status.textContent = "";
     this.parts.cancel.disabled = false;
     try {
       await action();
@@ -65,15 +71,23 @@ export class Jobs {
   }
 
   cancel() {
-    this.worker?.postMessage({ type: "cancel" });
+    const { worker, next } = this;
+    worker?.postMessage({ type: "cancel" });
     this.parts.cancel.disabled = true;
     this.parts.status.textContent = "Cancelling after this step …";
+    setTimeout(() => {
+      if (!this.reject || this.worker !== worker || this.next !== next) return;
+      this.restart(); // a step without end
+      this.reject(new Cancelled());
+    }, PATIENCE);
   }
 
   /** Give the worker up; the next job starts a new one. */
   restart() {
-    this.worker?.terminate();
+    if (!this.worker) return;
+    this.worker.terminate();
     this.worker = null;
+    this.lost();
   }
 
   /**
@@ -84,6 +98,7 @@ export class Jobs {
   run(order, onPart) {
     const worker = (this.worker ??= this.#start());
     const id = ++this.next;
+    this.parts.cancel.onclick = () => this.cancel();
     return new Promise((resolve, reject) => {
       this.reject = reject;
       worker.onmessage = ({ data }) => {
@@ -97,18 +112,22 @@ export class Jobs {
         else if (data.cancelled) reject(new Cancelled());
         else if (data.error) {
           if (data.broken) this.restart();
-          reject(new Error(data.error));
+          reject(data.crashed ? new Crash(data.error) : new Error(data.error));
         } else resolve(data.result);
       };
       worker.postMessage({ ...order, id });
-    });
+    }).finally(() => (this.reject = null));
   }
 
   #start() {
     const worker = new Worker(new URL("worker.js", import.meta.url));
-    worker.onerror = () => {
+    worker.onerror = (event) => {
+      event.preventDefault();
+      const error = new Crash("The page's worker stopped, perhaps for lack of memory, and holds nothing any more: open a smaller image.");
+      const { reject } = this;
       this.restart();
-      this.reject?.(new Error("The page's worker stopped, perhaps for lack of memory: try a smaller image."));
+      if (reject) reject(error);
+      else this.fail(error.message);
     };
     return worker;
   }

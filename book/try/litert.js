@@ -5,7 +5,7 @@
  * promises the library's bits. A second build, for several threads, is loaded only where the page is cross-origin isolated.
  */
 
-import { withSize } from "./flatbuffer.js";
+import { ModelError } from "./flatbuffer.js";
 
 /** A sentence for the reader. A `broken` one leaves a worker that cannot load LiteRT any more. */
 export class LoadError extends Error {
@@ -18,7 +18,6 @@ export class LoadError extends Error {
 
 /**
  * @typedef {{file: string, bytes: number, sha256: string}} File a file beside the page, as the manifest describes it
- * @typedef {{name: string, scale: number, halo: number} & File} Model an any-size model
  * @typedef {(done: number, total: number) => void} Progress
  */
 
@@ -79,6 +78,8 @@ export class Engine {
     this.core = core;
     /** @type {Map<string, Uint8Array>} */
     this.files = new Map();
+    /** @type {string[]} what LiteRT wrote of errors: it does not throw all of them, and then leaves any output */
+    this.complaints = [];
   }
 
   /**
@@ -103,9 +104,11 @@ export class Engine {
     });
     try {
       // LiteRT's script looks here; with the binary given it fetches nothing itself.
-      Object.assign(globalThis, { Module: { wasmBinary, mainScriptUrlOrBlob: script } });
+      const engine = new Engine(core);
+      const printErr = (/** @type {string} */ text) => /^ERROR/.test(text) && engine.complaints.push(text);
+      Object.assign(globalThis, { Module: { wasmBinary, mainScriptUrlOrBlob: script, printErr } });
       await core.loadLiteRt(script, { threads });
-      return new Engine(core);
+      return engine;
     } catch (error) {
       throw new LoadError(`LiteRT could not be started here (${line(error)}): try again, or a newer browser.`, true);
     }
@@ -119,17 +122,6 @@ export class Engine {
     const known = this.files.get(file.sha256) ?? (await fetchFile(file));
     this.files.set(file.sha256, known);
     return known;
-  }
-
-  /**
-   * A model ready for images of one size.
-   *
-   * @param {Model} model
-   * @param {number} height
-   * @param {number} width
-   */
-  async compileFor(model, height, width) {
-    return this.compile(withSize(await this.bytesOf(model), height, width, model.scale));
   }
 
   /**
@@ -147,25 +139,67 @@ export class Engine {
   }
 
   /**
-   * Run an RGB tile through a compiled model.
+   * Run a compiled model once.
    *
    * @param {import("@litertjs/core").CompiledModel} compiled
-   * @param {Uint8Array} rgb
+   * @param {Uint8Array | Int8Array | Float32Array} values
    * @param {number} height
    * @param {number} width
-   * @returns {Promise<Uint8Array>} the enlarged tile
+   * @returns {Promise<Uint8Array | Int8Array | Float32Array>} the values of its output
    */
-  async run(compiled, rgb, height, width) {
-    const input = new this.core.Tensor(rgb, [1, height, width, 3]);
+  async run(compiled, values, height, width) {
+    const input = new this.core.Tensor(/** @type {any} */ (values), [1, height, width, 3]);
     try {
-      const [output] = await compiled.run([input]);
-      const values = /** @type {Uint8Array} */ (await output.data());
+      const [output] = await this.checked(compiled, [input]);
+      const made = /** @type {any} */ (await output.data());
       output.delete();
-      return values;
+      return made;
     } finally {
       input.delete();
     }
   }
+
+  /**
+   * Run a compiled model twice: after the first time LiteRT knows how large its output is.
+   *
+   * @param {import("@litertjs/core").CompiledModel} compiled
+   * @param {Uint8Array | Int8Array | Float32Array} values
+   * @param {number} height
+   * @param {number} width
+   * @returns {Promise<number>} bytes of the output
+   */
+  async sizeOfOutput(compiled, values, height, width) {
+    const input = new this.core.Tensor(/** @type {any} */ (values), [1, height, width, 3]);
+    try {
+      (await this.checked(compiled, [input]))[0].delete();
+      const [output] = await this.checked(compiled, [input]);
+      const bytes = /** @type {any} */ (output).liteRtTensorBuffer.packedSize();
+      output.delete();
+      return bytes;
+    } finally {
+      input.delete();
+    }
+  }
+
+  /**
+   * Run a compiled model on the CPU.
+   *
+   * @param {import("@litertjs/core").CompiledModel} compiled
+   * @param {import("@litertjs/core").Tensor[]} inputs
+   * @throws {ModelError} where LiteRT only writes that it could not
+   */
+  async checked(compiled, inputs) {
+    this.complaints.length = 0;
+    const outputs = await compiled.run(inputs);
+    if (!this.complaints.length) return outputs;
+    outputs.forEach((output) => output.delete());
+    throw cannotRun(String(this.complaints.pop()).replace(/^ERROR: (\[[^\]]*\] )?/, ""));
+  }
+}
+
+/** @param {unknown} error */
+export function cannotRun(error) {
+  return new ModelError(`LiteRT cannot run this model in a browser (${line(error)}).`);
 }
 
 /** @param {unknown} error */

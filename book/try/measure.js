@@ -3,6 +3,8 @@
  * by round, so that a device that slows down slows all of them. No sample is thrown away.
  */
 
+import { ARRAYS } from "./reading.js";
+
 /**
  * @typedef {import("./litert.js").Engine} Engine
  * @typedef {import("./stats.js").Timing} Timing
@@ -42,16 +44,40 @@ export async function measure(engine, manifest, options) {
  * @param {{seconds: number, least: number, most: number}} rounds
  * @param {Options & {accelerator: "wasm" | "webgpu", label: string}} options
  */
-async function group(engine, timed, rounds, { accelerator, threads, label, tell, breathe, give }) {
+async function group(engine, timed, rounds, options) {
+  const contents = [];
+  for (const one of timed) {
+    options.tell(`${options.label}: loading`, contents.length, timed.length);
+    contents.push(await engine.bytesOf(one));
+  }
+  const samples = await timeInRounds(engine, contents, rounds, options);
+  const { accelerator: backend, threads } = options;
+  options.give({
+    timings: timed.map(({ subject, columns, size, channels, sha256 }, n) => ({
+      subject, columns, size, channels, sha256, backend, threads, samples: samples[n],
+    })),
+  });
+}
+
+/**
+ * Time models of one size each, in turn.
+ *
+ * @param {Engine} engine
+ * @param {Uint8Array[]} models
+ * @param {{seconds: number, least: number, most: number}} rounds
+ * @param {Pick<Options, "tell" | "breathe"> & {accelerator?: "wasm" | "webgpu", threads?: number, label: string}} options
+ * @returns {Promise<number[][]>} milliseconds of each model in each round
+ */
+export async function timeInRounds(engine, models, rounds, { accelerator = "wasm", threads = 1, label, tell, breathe }) {
   /** @type {((repeats?: number) => Promise<number>)[]} */
   const calls = [];
   /** @type {(() => void)[]} */
   const cleanups = [];
   try {
-    for (const [n, one] of timed.entries()) {
-      tell(`${label}: loading`, n, timed.length);
+    for (const model of models) {
+      tell(`${label}: loading`, calls.length, models.length);
       await breathe();
-      const { call, cleanup } = await candidate(engine, await engine.bytesOf(one), accelerator, threads);
+      const { call, cleanup } = await candidate(engine, model, accelerator, threads);
       calls.push(call);
       cleanups.push(cleanup);
     }
@@ -73,7 +99,7 @@ async function group(engine, timed, rounds, { accelerator, threads, label, tell,
     }
     const count = Math.max(rounds.least, Math.min(rounds.most, Math.floor((rounds.seconds * 1000) / round)));
     /** @type {number[][]} */
-    const samples = timed.map(() => []);
+    const samples = models.map(() => []);
     for (let done = 0; done < count; done++) {
       for (const [n, call] of calls.entries()) {
         tell(`${label}: round ${done + 1} of ${count}`, done * calls.length + n, count * calls.length);
@@ -81,11 +107,7 @@ async function group(engine, timed, rounds, { accelerator, threads, label, tell,
         samples[n].push(await call(repeats[n]));
       }
     }
-    give({
-      timings: timed.map(({ subject, columns, size, channels, sha256 }, n) => ({
-        subject, columns, size, channels, sha256, backend: accelerator, threads, samples: samples[n],
-      })),
-    });
+    return samples;
   } finally {
     cleanups.forEach((cleanup) => cleanup());
   }
@@ -105,7 +127,7 @@ async function candidate(engine, bytes, accelerator, threads) {
   const call = async (repeats = 1) => {
     const started = performance.now();
     for (let n = 0; n < repeats; n++) {
-      const outputs = await compiled.run(inputs);
+      const outputs = await (accelerator === "wasm" ? engine.checked(compiled, inputs) : compiled.run(inputs));
       // A GPU is done only when its result is here; on the CPU the result is here already.
       if (accelerator === "webgpu") await outputs[0].data();
       outputs.forEach((output) => output.delete());
@@ -132,7 +154,7 @@ async function candidate(engine, bytes, accelerator, threads) {
  * @param {number} seed
  */
 function noise(engine, dtype, shape, seed) {
-  const values = new (dtype === "int8" ? Int8Array : Uint8Array)(shape.reduce((product, side) => product * side, 1));
+  const values = new ARRAYS[/** @type {keyof typeof ARRAYS} */ (dtype)](shape.reduce((product, side) => product * side, 1));
   let state = 12345 + seed;
   for (let n = 0; n < values.length; n++) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;

@@ -19,17 +19,51 @@ const RADIUS = 5; // of SSIM's 11x11 Gaussian window
  * @returns {number} Infinity for equal images
  */
 export function psnr(truth, estimate, width, height) {
+  const sum = sumInside(width, height, BORDER, (at) => {
+    const red = truth[at] - estimate[at];
+    const green = truth[at + 1] - estimate[at + 1];
+    const blue = truth[at + 2] - estimate[at + 2];
+    return red * red + green * green + blue * blue;
+  });
+  return decibels(sum / 3, width, height, BORDER);
+}
+
+/**
+ * The same of BT.601's luma, as most papers have it.
+ *
+ * @param {Uint8ClampedArray} truth RGBA
+ * @param {Uint8ClampedArray} estimate RGBA of the same size
+ * @param {number} width
+ * @param {number} height
+ * @param {number} border pixels that are cropped
+ * @returns {number}
+ */
+export function psnrOfLuma(truth, estimate, width, height, border) {
+  const weights = [65.481, 128.553, 24.966];
+  const sum = sumInside(width, height, border, (at) => {
+    const difference = weights.reduce((all, weight, n) => all + weight * (truth[at + n] - estimate[at + n]), 0) / 255;
+    return difference * difference;
+  });
+  return decibels(sum, width, height, border);
+}
+
+/**
+ * @param {number} width
+ * @param {number} height
+ * @param {number} border
+ * @param {(at: number) => number} of gets where a pixel stands in RGBA data
+ */
+function sumInside(width, height, border, of) {
   let sum = 0;
-  for (let y = BORDER; y < height - BORDER; y++) {
-    for (let at = 4 * (y * width + BORDER), end = 4 * (y * width + width - BORDER); at < end; at += 4) {
-      const red = truth[at] - estimate[at];
-      const green = truth[at + 1] - estimate[at + 1];
-      const blue = truth[at + 2] - estimate[at + 2];
-      sum += red * red + green * green + blue * blue;
-    }
+  for (let y = border; y < height - border; y++) {
+    for (let x = border; x < width - border; x++) sum += of(4 * (y * width + x));
   }
-  const count = (width - 2 * BORDER) * (height - 2 * BORDER) * 3;
-  return 10 * Math.log10((255 * 255) / (sum / count));
+  return sum;
+}
+
+/** @param {number} sum of squares @param {number} width @param {number} height @param {number} border */
+function decibels(sum, width, height, border) {
+  return 10 * Math.log10((255 * 255 * (width - 2 * border) * (height - 2 * border)) / sum);
 }
 
 /**

@@ -24,6 +24,26 @@ export function medianInterval(samples) {
   return { median, low: ranked[outside], high: ranked[count - 1 - outside] };
 }
 
+/**
+ * How many times as long one candidate took as another: over the rounds in which both were timed.
+ *
+ * @param {number[]} samples
+ * @param {number[]} others of the same rounds
+ */
+export function pairedRatio(samples, others) {
+  return medianInterval(samples.map((sample, n) => sample / others[n]));
+}
+
+/**
+ * The challenge's score, as `abpn_lib.paper.score`.
+ *
+ * @param {number} psnr dB
+ * @param {number} milliseconds
+ */
+export function challengeScore(psnr, milliseconds) {
+  return 2 ** (2 * psnr - 48) / milliseconds;
+}
+
 const LEAST_ROUNDS = 6; // below, not even least to greatest covers the median with 95 %
 
 /**

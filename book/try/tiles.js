@@ -28,23 +28,37 @@ export function spans(length, tile, halo) {
 }
 
 /**
- * Copy what a tile reads out of an RGBA image, without its alpha.
+ * The tiles of a model that takes one size only, as in `abpn_lib.score`: an axis shorter than it is read with its last
+ * pixel repeated.
  *
- * @param {Uint8Array | Uint8ClampedArray} rgba
- * @param {number} width of the image
+ * @param {number} length of the image, in LR pixels
+ * @param {number} size that the model takes, in LR pixels
+ * @returns {Span[]}
+ */
+export function fixedSpans(length, size) {
+  const halo = Math.min(16, Math.floor(size / 4));
+  const found = spans(Math.max(length, size), size - 2 * halo, halo).filter((span) => span.keepStart < length);
+  return found.map((span) => ({ ...span, keepStop: Math.min(span.keepStop, length) }));
+}
+
+/**
+ * Copy what a tile reads out of an RGBA image, without its alpha; beyond the image its last row and column are repeated.
+ *
+ * @param {{data: Uint8Array | Uint8ClampedArray, width: number, height: number}} image
  * @param {Span} row
  * @param {Span} column
  * @returns {Uint8Array} RGB
  */
-export function readTile(rgba, width, row, column) {
+export function readTile({ data, width, height }, row, column) {
   const rgb = new Uint8Array((row.stop - row.start) * (column.stop - column.start) * 3);
   let to = 0;
   for (let y = row.start; y < row.stop; y++) {
-    const end = 4 * (y * width + column.stop);
-    for (let from = 4 * (y * width + column.start); from < end; from += 4) {
-      rgb[to++] = rgba[from];
-      rgb[to++] = rgba[from + 1];
-      rgb[to++] = rgba[from + 2];
+    const line = Math.min(y, height - 1) * width;
+    for (let x = column.start; x < column.stop; x++) {
+      const from = 4 * (line + Math.min(x, width - 1));
+      rgb[to++] = data[from];
+      rgb[to++] = data[from + 1];
+      rgb[to++] = data[from + 2];
     }
   }
   return rgb;

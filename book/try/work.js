@@ -1,19 +1,23 @@
 /**
- * What the worker does: open an image, enlarge it, write a PNG, measure. Each job answers with progress and with one
- * result or one sentence; between two tiles a job looks whether it was cancelled.
+ * What the worker does: open an image, enlarge it, compare, write a PNG, measure, and the same with a reader's model.
+ * Each job answers with progress and with one result or one sentence; between two tiles a job looks whether it was
+ * cancelled.
  */
 
 import { cropToMultiple, resize } from "./bicubic.js";
-import { decode, hasAlpha, ImageError } from "./image.js";
+import { difference } from "./difference.js";
+import { imagesOf, ModelError } from "./flatbuffer.js";
+import { decode, hasAlpha, ImageError, millions } from "./image.js";
 import { Engine, fetchFile, line, LoadError } from "./litert.js";
-import { measure } from "./measure.js";
-import { psnr, ssim } from "./metrics.js";
+import { measure, timeInRounds } from "./measure.js";
+import { psnr, psnrOfLuma, ssim } from "./metrics.js";
+import { network, through } from "./network.js";
 import { encode } from "./png.js";
-import { putTile, readTile, spans } from "./tiles.js";
+import { readModel } from "./stranger.js";
 
 /**
  * @typedef {import("./image.js").Pixels} Pixels
- * @typedef {"bicubic" | "abpn" | "fsrcnn"} Method
+ * @typedef {import("./network.js").Network} Network
  * @typedef {(text: string, done: number, total: number) => void} Tell
  */
 
@@ -37,12 +41,14 @@ class Job {
 
 class Cancelled extends Error {}
 
-const TILE = 128; // LR pixels a side: small enough that progress moves and a cancel is heard on a phone
-const SCALE = 3;
+const SCALE = 3; // of the page's own models
 const STRIP_ROWS = 1024; // of the bitmaps that are shown: no browser's limit lies lower
+const UNTILED = 1024 * 1024; // LR pixels that a graph which cannot be tiled takes, as in the library
 
-/** @type {{lr: Pixels, truth: Pixels | null, alpha: boolean, results: Map<Method, Pixels>} | null} */
+/** @type {{lr: Pixels, truth: Pixels | null, alpha: boolean, scale: number, results: Map<string, Pixels>} | null} */
 let opened = null;
+/** @type {(Network & {found: string}) | null} */
+let yours = null; // the reader's model: such a worker holds no other
 /** @type {Promise<Engine> | null} */
 let loading = null;
 /** @type {Job | null} */
@@ -71,52 +77,53 @@ async function run(job, order) {
 /** What the reader is told. @param {unknown} error */
 function sentence(error) {
   if (error instanceof Cancelled) return { cancelled: true };
-  if (error instanceof ImageError) return { error: error.message };
+  if (error instanceof ImageError || error instanceof ModelError) return { error: error.message };
   if (error instanceof LoadError) return { error: error.message, broken: error.broken };
   const memory = error instanceof RangeError || /memory|alloc|abort|unreachable/i.test(line(error));
   const said = memory
     ? "There is not enough memory for this on your device: try a smaller image, or close other pages."
     : `Something went wrong (${line(error)}): try again, or another browser.`;
   // LiteRT may be left in a state that nothing can be run in: the page then starts a new worker.
-  return { error: said, broken: true };
+  return { error: said, broken: true, crashed: true };
 }
 
 /** @type {Record<string, (job: Job, order: any) => Promise<{result: any, transfer?: Transferable[]}>>} */
 const JOBS = {
-  async open(job, { file, url, shrink, maxPixels }) {
+  async open(job, { file, url, shrink, maxPixels, scale }) {
     job.tell("Reading the image", 0, 1);
-    opened = null;
     const blob = file ?? new Blob([/** @type {BlobPart} */ (await fetchFile(url))]);
     const image = await decode(blob, maxPixels);
     await job.breathe();
-    let [lr, truth] = [image, /** @type {Pixels | null} */ (null)];
-    if (shrink) {
-      if (Math.min(image.width, image.height) < 13 + SCALE) {
-        throw new ImageError("This image is too small to be shrunk and scored: choose one of at least 16 pixels a side.");
-      }
-      truth = cropToMultiple(image, SCALE);
-      lr = await inBands(job, "Shrinking the image", truth, 1 / SCALE);
+    if (shrink && Math.min(image.width, image.height) < 13 + scale) {
+      throw new ImageError(`This image is too small to be shrunk and scored: choose one of at least ${13 + scale} pixels a side.`);
     }
-    opened = { lr, truth, alpha: hasAlpha(lr.data), results: new Map() };
-    return { result: { width: lr.width, height: lr.height, scored: Boolean(truth), scale: SCALE } };
+    const { lr, truth } = shrink ? await shrunk(job, image, scale) : { lr: image, truth: null };
+    // Only now: the image before it stays whole if this one is bad.
+    opened = { lr, truth, alpha: hasAlpha(lr.data), scale, results: new Map() };
+    return { result: { width: lr.width, height: lr.height } };
   },
 
   async enlarge(job, { method, manifest }) {
     const image = demandOpened();
-    if (!image.results.has("bicubic")) {
-      image.results.set("bicubic", await inBands(job, "Enlarging, bicubic", image.lr, SCALE));
-    }
-    let seconds = 0;
-    if (method !== "bicubic" && !image.results.has(method)) {
-      const made = await withModel(job, image, manifest, method);
-      image.results.set(method, made.pixels);
-      seconds = made.seconds;
-    }
+    const seconds = await make(job, image, method, manifest);
     const result = /** @type {Pixels} */ (image.results.get(method));
     const scores = image.truth ? await scored(job, image.truth, result) : null;
     job.tell("Preparing the view", 1, 1);
     const strips = await bitmaps(result);
-    return { result: { method, width: result.width, height: result.height, strips, scores, seconds }, transfer: strips };
+    return { result: { width: result.width, height: result.height, strips, scores, seconds }, transfer: strips };
+  },
+
+  async difference(job, { method, from, top, manifest }) {
+    const image = demandOpened();
+    if (from === "float") await make(job, image, `${method}-float`, manifest);
+    const other = from === "float" ? image.results.get(`${method}-float`) : image.truth;
+    const result = image.results.get(method);
+    if (!result || !other) throw new ImageError("There is nothing to compare with: shrink the image first.");
+    job.tell("Comparing", 1, 1);
+    await job.breathe();
+    const { pixels, mean } = difference(result, other, top);
+    const strips = await bitmaps(pixels);
+    return { result: { width: pixels.width, height: pixels.height, strips, mean }, transfer: strips };
   },
 
   async png(job, { method }) {
@@ -132,10 +139,89 @@ const JOBS = {
     const give = (/** @type {any} */ part) => self.postMessage({ id: job.id, part });
     return { result: await measure(engine, manifest, { threads, webgpu, tell: job.tell, breathe: job.breathe, give }) };
   },
+
+  /** Take a reader's model: find out how it is to be run and read. */
+  async read(job, { file, told, ownSize, manifest }) {
+    const bytes = await bytesOfModel(file);
+    const images = imagesOf(bytes);
+    const engine = await engineOf(job, manifest, false);
+    const { truth } = await example(manifest.examples[0]);
+    job.tell("Trying how your model is to be run and read", 0, 1);
+    const tried = async (/** @type {Network} */ net) => {
+      await job.breathe();
+      const made = await shrunk(job, truth, net.scale);
+      return psnr(made.truth.data, (await enlarged(job, engine, made.lr, net)).data, made.truth.width, made.truth.height);
+    };
+    yours = await readModel(engine, { bytes, images, told, ownSize, tried });
+    const { scale, size, range, colour, found } = yours;
+    return { result: { scale, size, range, colour, found, input: images.input.dtype, output: images.output.dtype } };
+  },
+
+  /** Score the reader's model on the page's own images, and ABPN beside it; run it twice. */
+  async score(job, { manifest }) {
+    const net = demandYours();
+    const engine = await engineOf(job, manifest, false);
+    const rows = [];
+    let same = true;
+    for (const described of manifest.examples) {
+      job.tell(`Scoring on ${described.name}`, 0, 1);
+      const { lr, truth } = await shrunk(job, (await example(described)).truth, net.scale);
+      const [once, again] = [await enlarged(job, engine, lr, net), await enlarged(job, engine, lr, net)];
+      same &&= once.data.every((value, n) => value === again.data[n]);
+      const ours = net.scale === SCALE ? await enlarged(job, engine, lr, await known(engine, manifest, "abpn")) : null;
+      const [own, abpn] = [once, ours].map((made) => made && ofBoth(truth, made, net.scale));
+      rows.push({ image: described.name, yours: own, abpn });
+    }
+    return { result: { rows, same } };
+  },
+
+  /** Time the reader's model and ABPN, each to as many pixels, in the same rounds. */
+  async time(job, { manifest }) {
+    const net = demandYours();
+    const engine = await engineOf(job, manifest, false);
+    const { width, height } = net.size ?? sizeOfFrame(manifest.frame, net.scale);
+    const abpn = await known(engine, manifest, "abpn");
+    const [w, h] = [width, height].map((side) => Math.floor((side * net.scale) / SCALE));
+    const models = [abpn.sized(h, w), net.sized(height, width)];
+    const samples = await timeInRounds(engine, models, manifest.rounds, { ...job, label: "Timing both in turn" });
+    return { result: { size: `${width}x${height}`, abpn: samples[0], yours: samples[1] } };
+  },
 };
 
+const MOST_BYTES = 64 * 2 ** 20; // of a reader's model
+
+/** @param {Blob} file @returns {Promise<Uint8Array>} */
+async function bytesOfModel(file) {
+  if (file.size > MOST_BYTES) throw new ModelError(`This model has more than ${MOST_BYTES >> 20} MiB, which is more than this page takes.`);
+  return new Uint8Array(await file.arrayBuffer());
+}
+
+/** @param {{width: number, height: number}} frame HR pixels @param {number} scale */
+function sizeOfFrame({ width, height }, scale) {
+  return { width: Math.floor(width / scale), height: Math.floor(height / scale) };
+}
+
+/** One of the page's own images. @param {import("./litert.js").File} described */
+async function example(described) {
+  return { truth: await decode(new Blob([/** @type {BlobPart} */ (await fetchFile(described))]), 1e6) };
+}
+
+/** @param {Pixels} truth @param {Pixels} made @param {number} scale */
+function ofBoth(truth, made, scale) {
+  const { width, height } = truth;
+  return {
+    rgb: psnr(truth.data, made.data, width, height),
+    y: psnrOfLuma(truth.data, made.data, width, height, scale),
+  };
+}
+
+function demandYours() {
+  if (!yours) throw new ModelError("Your model is no longer held: choose it again.");
+  return yours;
+}
+
 function demandOpened() {
-  if (!opened) throw new ImageError("The image is no longer held: open it again.");
+  if (!opened) throw new ImageError("No image is held: open one first.");
   return opened;
 }
 
@@ -149,6 +235,18 @@ function engineOf(job, manifest, threads) {
     throw error;
   });
   return loading;
+}
+
+/**
+ * An image as the original, cropped to a multiple, and the LR image made of it.
+ *
+ * @param {Job} job
+ * @param {Pixels} image
+ * @param {number} scale
+ */
+async function shrunk(job, image, scale) {
+  const truth = cropToMultiple(image, scale);
+  return { truth, lr: await inBands(job, "Shrinking the image", truth, 1 / scale) };
 }
 
 /**
@@ -175,42 +273,61 @@ async function inBands(job, text, image, scale) {
 }
 
 /**
- * Enlarge with a model, tile by tile.
+ * Make a version of the opened image, if it is not there yet.
  *
  * @param {Job} job
  * @param {NonNullable<typeof opened>} image
+ * @param {string} method "bicubic", "yours", a model of the manifest, or that with "-float" behind it
  * @param {any} manifest
- * @param {Method} method
- * @returns {Promise<{pixels: Pixels, seconds: number}>} the seconds without what had to be loaded first
+ * @returns {Promise<number>} seconds that the network took, without what had to be loaded first
  */
-async function withModel(job, image, manifest, method) {
-  const model = manifest.models[method];
+async function make(job, image, method, manifest) {
+  if (!image.results.has("bicubic")) {
+    image.results.set("bicubic", await inBands(job, "Enlarging, bicubic", image.lr, image.scale));
+  }
+  if (image.results.has(method)) return 0;
   const engine = await engineOf(job, manifest, false);
   await job.breathe();
-  const { data, width, height } = image.lr;
-  const rows = spans(height, TILE, model.halo);
-  const columns = spans(width, TILE, model.halo);
-  const [tileHeight, tileWidth] = [rows[0].stop - rows[0].start, columns[0].stop - columns[0].start];
-  job.tell(`Enlarging with ${model.label}`, 0, rows.length * columns.length);
-  const compiled = await engine.compileFor(model, tileHeight, tileWidth);
-  try {
-    // A copy of the bicubic result brings its alpha, as in the library, and 255 where there is none.
-    const out = /** @type {Pixels} */ (image.results.get("bicubic")).data.slice();
-    const started = performance.now();
-    let done = 0;
-    for (const row of rows) {
-      for (const column of columns) {
-        await job.breathe();
-        const tile = await engine.run(compiled, readTile(data, width, row, column), tileHeight, tileWidth);
-        putTile(out, width, tile, row, column, model.scale);
-        job.tell(`Enlarging with ${model.label}`, ++done, rows.length * columns.length);
-      }
-    }
-    const pixels = { data: out, width: width * model.scale, height: height * model.scale };
-    return { pixels, seconds: (performance.now() - started) / 1000 };
-  } finally {
-    compiled.delete();
+  const net = method === "yours" ? demandYours() : await known(engine, manifest, method);
+  const { width, height } = image.lr;
+  if (net.halo === null && width * height > UNTILED) {
+    throw new ImageError(`${net.label} needs the whole image at once, and takes ${millions(UNTILED)} million pixels: make it smaller.`);
   }
+  // A copy of the bicubic result brings its alpha, as in the library, and 255 where there is none.
+  const out = /** @type {Pixels} */ (image.results.get("bicubic")).data.slice();
+  const { seconds, ...pixels } = await enlarged(job, engine, image.lr, net, out);
+  image.results.set(method, pixels);
+  return seconds;
+}
+
+/**
+ * @param {Job} job
+ * @param {Engine} engine
+ * @param {Pixels} lr
+ * @param {Network} net
+ * @param {Uint8ClampedArray} [out] what the colours are written into; opaque if not given
+ */
+function enlarged(job, engine, lr, net, out) {
+  const data = out ?? new Uint8ClampedArray(4 * lr.width * lr.height * net.scale ** 2).fill(255);
+  return through(engine, lr, net, data, async (done, total) => {
+    job.tell(`Enlarging with ${net.label}`, done, total);
+    await job.breathe();
+  });
+}
+
+/**
+ * One of the page's own models.
+ *
+ * @param {Engine} engine
+ * @param {any} manifest
+ * @param {string} method
+ * @returns {Promise<Network>}
+ */
+async function known(engine, manifest, method) {
+  const whole = method.endsWith("-float");
+  const { twin, label, scale, halo, ...file } = manifest.models[method.replace("-float", "")];
+  const bytes = await engine.bytesOf(whole ? twin : file);
+  return network(bytes, imagesOf(bytes), { scale, halo, label: whole ? `${label}, in float32` : label });
 }
 
 /** @param {Job} job @param {Pixels} truth @param {Pixels} result */
