@@ -11,6 +11,7 @@ SCORED = [name for name in datasets.SCORED if datasets.available(name)]
 MODELS = [f"runs/models/{name}-{form}.tflite" for name, source in SOURCES.items() for form in source["forms"]]
 MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in config["qat_ways"]]
 RECORDS = [f"{kind}-{data}" for kind in ("psnr", "field") for data in SCORED] + ["curves"]
+RECORDS += [f"psnr-{name}" for name in ("select", "div2k-valid-36") if datasets.available(name)]
 RECORDS += ["figure3-urban100-images"] if "urban100" in SCORED else []
 
 
