@@ -172,7 +172,7 @@ def _add_upscale(commands: Any) -> None:
     add("input", type=Path, help="an image, an animation, a film, or a folder of images")
     add("-o", "--output", type=Path, required=True, help="the file, or folder, to write")
     _model_option(add, default=models.DEFAULT, more="; auto: INT8 or float32, whichever is faster on this CPU")
-    add("--tile", type=_positive(8192), default=512, help="greatest side in LR pixels of what is processed at once")
+    add("--tile", type=_positive(8192), default=384, help="greatest side in LR pixels of what is processed at once")
     _runtime_options(add, "cores to use: one for each image or frame, all for one image")
     add("--quiet", action="store_true", help="show no progress bar")
     add("--codec", default="libx264", help="a film's encoder, by FFmpeg's name, such as libx265")

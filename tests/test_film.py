@@ -24,7 +24,8 @@ from abpn_lib.tflite.upscaler import Upscaler
 
 av = pytest.importorskip("av", reason="films need abpn-lib[video]")
 
-from abpn_lib import film  # noqa: E402
+from abpn_lib import film, results  # noqa: E402
+from tools import films  # noqa: E402
 
 MODEL = "abpn-int8-ptq"
 SIZE = (48, 32)  # width and height
@@ -311,3 +312,13 @@ def test_a_budget_lets_in_what_fits_and_one_that_never_fits_alone() -> None:
 
     assert list(in_order(take, [4, 4, 4, 99, 4, 4], 4)) == [4, 4, 4, 99, 4, 4]
     assert most == 99 or most <= 10
+
+
+def test_the_stages_of_a_film_are_timed_beside_the_whole() -> None:
+    made = films.records(results.Context.here(""), size="48x32", threads=1, frames=3, rounds=1)
+    rates = {record.columns["stage"]: record.value for record in made if record.quantity == "film-rate"}
+    assert set(rates) == {*films.STAGES, "whole", "whole-one-core"}
+    ratios = {record.columns["beside"]: record.value for record in made if record.quantity == "film-ratio"}
+    slowest = min(films.STAGES, key=rates.__getitem__)
+    assert ratios[slowest] == pytest.approx(rates["whole"] / rates[slowest])
+    assert ratios["whole-one-core"] == pytest.approx(rates["whole"] / rates["whole-one-core"])

@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,39 +138,44 @@ def upscale_file(
 
     Raises as `open_image`, `upscale_image` and `save_image`.
     """
-    image, form = open_image(source), _format(target)
-    if image.format in _ANIMATED and form in _ANIMATED:
-        with Image.open(source, formats=READABLE) as animation:
-            if getattr(animation, "n_frames", 1) > 1:
-                _upscale_animation(upscaler, animation, source, target, threads, tile)
-                return
-    enlarged = [upscale_image(upscaler, image, tile=tile)]
-    del image
-    save_image(enlarged.pop(), target)
+    if _format(target) in _ANIMATED and _is_animation(source):
+        _upscale_animation(upscaler, source, target, threads, tile)
+    else:
+        # No name holds the image: a large one is let go before its result is made.
+        save_image(upscale_image(upscaler, open_image(source), tile=tile), target)
 
 
-def _upscale_animation(
-    upscaler: Upscaler, image: Any, source: Path, target: Path, threads: int, tile: int | None
-) -> None:
-    # Pillow takes all frames before it writes the first.
-    _check_memory((image.width * image.n_frames, image.height), upscaler.scale, _physical_memory())
+def _is_animation(path: Path) -> bool:
+    with suppress(Exception), Image.open(path, formats=READABLE) as image:  # `open_image` says what is wrong with it
+        return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
+    return False
+
+
+def _upscale_animation(upscaler: Upscaler, source: Path, target: Path, threads: int, tile: int | None) -> None:
+    first, form = open_image(source), _format(target)
     durations: list[int] = []
 
     def read() -> Iterator[Image.Image]:
         try:
-            for frame in ImageSequence.Iterator(image):
-                yield frame.convert("RGBA" if frame.has_transparency_data else "RGB")
-                durations.append(frame.info.get("duration", 100))
+            with Image.open(source, formats=READABLE) as image:
+                # Pillow takes all frames before it writes the first.
+                all_at_once = (image.width * getattr(image, "n_frames", 1), image.height)
+                _check_memory(all_at_once, upscaler.scale, _physical_memory())
+                for frame in ImageSequence.Iterator(image):
+                    yield frame.convert("RGBA" if frame.has_transparency_data else "RGB")
+                    durations.append(frame.info.get("duration", 100))
+        except InputError:
+            raise
         except Exception as error:  # Pillow's decoders raise almost anything on a broken file
             raise InputError(f"{source}: a broken animation ({first_line(error)})") from error
 
-    first, *others = in_order(lambda frame: upscale_image(upscaler, frame, tile=tile), read(), threads)
+    made = list(in_order(lambda frame: upscale_image(upscaler, frame, tile=tile), read(), threads))
     options: dict[str, Any] = {"duration": durations}
-    if "loop" in image.info or _format(target) != "GIF":
-        options["loop"] = image.info.get("loop", 1)
-    if _format(target) == "GIF":
+    if "loop" in first.info or form != "GIF":
+        options["loop"] = first.info.get("loop", 1)
+    if form == "GIF":
         options["disposal"] = 2  # what is transparent in a frame shows nothing of the one before
-    save_image(first, target, save_all=True, append_images=others, **options)
+    save_image(made[0], target, save_all=True, append_images=made[1:], **options)
 
 
 def save_image(image: Image.Image, path: Path, **animation: Any) -> None:
@@ -225,11 +231,12 @@ def upscale_image(
     base, alpha = _eight_bits(upright)
     lr, profile = np.asarray(base.convert("RGB")), image.info.get("icc_profile")
     described = profile is not None and image.mode not in ("CMYK", "LAB", "YCbCr", "HSV")
-    hr = Image.new(base.mode, (lr.shape[1] * upscaler.scale, lr.shape[0] * upscaler.scale))
+    mode = base.mode
     del image, upright, base  # of a large one each takes what a tenth of the result does
+    hr = Image.new(mode, (lr.shape[1] * upscaler.scale, lr.shape[0] * upscaler.scale))
     for row, column, pixels in upscaler.tiles(lr, tile=tile):
         # Pillow's pixels have four bytes: an array of the whole result beside them would take as much again.
-        hr.paste(Image.fromarray(pixels).convert(hr.mode), (column.start, row.start))
+        hr.paste(Image.fromarray(pixels).convert(mode), (column.start, row.start))
     if alpha is not None:
         hr.putalpha(_enlarge_alpha(np.asarray(alpha), upscaler.scale))
     if described:
