@@ -287,6 +287,8 @@ def _add_train(commands: Any) -> None:
     add("--after", type=Path, default=None, metavar="RUN",
         help="start from the weights of this finished run (its dead channels revived, if the recipe does not say else)")
     add("--out", type=Path, required=True, help="the run's folder; a run found there goes on")
+    add("--devices", type=_positive(64), default=None,
+        help="GPUs that share each batch, or parts of the CPU where there is none (default: all GPUs)")
     _training_options(add)
 
 
@@ -296,7 +298,8 @@ def _train(options: argparse.Namespace) -> None:
 
     changes = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(recipe.Recipe)}
     made = recipe.recipe(options.recipe, **changes)
-    print(loop.run(made, options.out, _context(options), after=options.after, **_checkpoints(options)))
+    how = {"after": options.after, "devices": options.devices, **_checkpoints(options)}
+    print(loop.run(made, options.out, _context(options), **how))
 
 
 def _add_quantize(commands: Any) -> None:

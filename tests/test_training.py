@@ -305,6 +305,34 @@ def test_two_devices_share_a_batch_and_find_the_weights_of_one(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_the_command_shares_a_batch_among_devices(tmp_path: Path) -> None:
+    one, two, after, odd = (tmp_path / name for name in ("one", "two", "after", "odd"))
+
+    def train(out: Path, devices: int, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "abpn_lib.cli", "train", "--recipe", "ablation", *WORDS, "--optimizer", "adam",
+                   "--steps", 4, "--devices", devices, "--out", out, *words]
+        return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+
+    for out, devices, words in ((one, 1, ()), (two, 2, ()), (after, 2, ("--after", one))):
+        done = train(out, devices, *words)
+        assert done.returncode == 0, done.stderr
+    alone, shared, longer = (runs.load_npz(folder / "weights.npz") for folder in (one, two, after))
+    for name, weights in alone.items():
+        np.testing.assert_allclose(shared[name], weights, rtol=1e-4, atol=1e-7)
+    assert any(not np.array_equal(longer[name], weights) for name, weights in alone.items()), "it went on"
+    refused = train(odd, 2, "--batch", 3)
+    assert (refused.returncode, refused.stderr) == (2, "abpn: a batch of 3 cannot be shared by 2 devices\n")
+    assert not odd.exists()
+
+
+def test_more_devices_than_there_are_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.shared(None)  # TensorFlow has started: the processor cannot be parted any more
+    assert abpn("train", *WORDS, "--devices", 3, "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err.startswith("abpn: --devices 3: there are ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_few_steps_of_the_papers_recipe(tmp_path: Path) -> None:
     words = ["--recipe", "paper", "--data", "embedded", "--steps", "3", "--batch", "2", "--quiet", "--no-validation"]
     assert abpn("train", *words, "--out", tmp_path) == 0

@@ -176,7 +176,8 @@ def plain_batches(
 
 def _ours(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(recipe, images, Path(folder), save_every=recipe.steps, progress=False, each_step=tick)
+        loop.train(recipe, images, Path(folder), save_every=recipe.steps, progress=False, each_step=tick,
+                   strategy=loop.shared(None))
 
 
 def _ours_alone(images: Sequence[NDArray[np.uint8]], recipe: Recipe, tick: Tick) -> None:

@@ -85,10 +85,9 @@ def train(
 ) -> keras.Model:
     """Train, or go on training, in `folder`; return the network.
 
-    `model` is what training starts from, if not `build_start(recipe)`. Where several GPUs are visible, each takes an
-    equal part of every batch, so the weights are those of one device but for rounding; `strategy` decides otherwise,
-    and a `model` given without one trains on one device. `each_step` is called with the loss of each step, which need
-    not have been computed yet.
+    `model` is what training starts from, if not `build_start(recipe)`, built in the scope of `strategy`: what shares
+    each batch among devices, so that the weights are those of one but for rounding (`shared`; one device if None).
+    `each_step` is called with the loss of each step, which need not have been computed yet.
 
     The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv`` (step, loss, rate,
     validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that was killed at any moment goes on from its
@@ -96,10 +95,7 @@ def train(
     devices cannot share a batch equally, `DataError` if its checkpoint cannot be read or the loss is not finite.
     """
     patches = Patches(hr_images, recipe)
-    if strategy is None:
-        # Variables of a model that is given cannot be moved to several devices afterwards.
-        several = model is None and len(tf.config.list_logical_devices("GPU")) > 1
-        strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+    strategy = strategy or tf.distribute.get_strategy()
     if recipe.batch % strategy.num_replicas_in_sync:
         raise InputError(f"a batch of {recipe.batch} cannot be shared by {strategy.num_replicas_in_sync} devices")
     # Without it some gradients are summed in whatever order the threads finish.
@@ -148,23 +144,41 @@ def train(
 
 def run(
     recipe: Recipe, folder: Path, context: results.Context, *, after: Path | None = None,
-    validate_on: str = "embedded", **options: Any,
+    validate_on: str = "embedded", devices: int | None = None, **options: Any,
 ) -> Path:
     """Train by a recipe on the images at hand, or go on with a run that was stopped; return its weights' path.
 
     `after` is the finished run that it goes on from. At each checkpoint the images of `validate_on` are scored
-    ("": none). `options` are what `train` takes. Raises `InputError` or `DataError` if recipe, folder and `after` do
-    not fit, or images are missing.
+    ("": none). `devices` share each batch (`shared`), `options` are what `train` takes. Raises `InputError` or
+    `DataError` if recipe, folder, `devices` and `after` do not fit, or images are missing.
     """
     if after and recipe.init != "run":
         recipe = replace(recipe, init="run", revive=True)
     for name in filter(None, (recipe.data, validate_on)):
         datasets.require(name)
-    model = build_after(after, recipe, datasets.spaced_lr_images(recipe.data, 32, recipe.scale)) if after else None
+    with (strategy := shared(devices)).scope():
+        model = build_after(after, recipe, datasets.spaced_lr_images(recipe.data, 32, recipe.scale)) if after else None
     images = (hr for _, hr in datasets.images(recipe.data, scale=recipe.scale))
-    train(recipe, images, folder, model=model, validation=validation_pairs(validate_on, recipe.scale), **options)
+    options |= {"validation": validation_pairs(validate_on, recipe.scale), "strategy": strategy}
+    train(recipe, images, folder, model=model, **options)
     write_provenance(folder, recipe, context, threads(), after=after)
     return folder / "weights.npz"
+
+
+def shared(devices: int | None) -> tf.distribute.Strategy:
+    """What shares each batch among so many GPUs (None: all), or parts of the CPU where there is no GPU.
+
+    Raises `InputError` if there are fewer; the CPU can be parted only before TensorFlow has started.
+    """
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if kind == "CPU":
+        with contextlib.suppress(RuntimeError):
+            cpu, part = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration()
+            tf.config.set_logical_device_configuration(cpu, [part] * (devices or 1))
+    found = [device.name for device in tf.config.list_logical_devices(kind)[:devices]]
+    if len(found) < (devices or 1):
+        raise InputError(f"--devices {devices}: there are {len(found)}")
+    return tf.distribute.MirroredStrategy(found) if len(found) > 1 else tf.distribute.get_strategy()
 
 
 def validation_pairs(name: str, scale: int) -> Validation:

@@ -6,14 +6,22 @@ RUNS = GROUPED | config["chain"]
 # Where the weights of a name's files come from, and how its files are made.
 SOURCES = GROUPED | config["same_weights"]
 SOURCES |= {run: {"forms": ["fp32"], **how} for part in ("chain", "means") for run, how in config[part].items()}
+CORES = {kind: job["threads"] for kind, job in config["resources"].items()}
+JOBS = {kind: {key: value for key, value in job.items() if key != "threads"} for kind, job in config["resources"].items()}
 SCORED = [name for name in datasets.SCORED if datasets.available(name)]
 
 MODELS = [f"runs/models/{name}-{form}.tflite" for name, source in SOURCES.items() for form in source["forms"]]
 MODELS += [f"runs/models/abpn-{recipe}-int8-qat.tflite" for recipe in config["qat_ways"]]
-RECORDS = [f"{kind}-{data}" for kind in ("psnr", "field") for data in SCORED] + ["curves"]
+# Of the default model and of Figure 3's, where the runs make them: a graph of your own may leave them out.
+FIELD = [f"runs/models/abpn-long-{form}.tflite" for form in ("fp32", "int8-ptq", "int8-qat")]
+FIGURE3 = [f"runs/models/{name}.tflite" for name in ("fsrcnn-int8-ptq", "fsrcnn-int8-qat", "abpn-int8-qat", "abpn-long-int8-ptq")]
+RECORDS = [f"psnr-{data}" for data in SCORED] + ["curves"]
 RECORDS += [f"psnr-{name}" for name in ("select", "div2k-valid-36") if datasets.available(name)]
-RECORDS += ["figure3-urban100-images"] if "urban100" in SCORED else []
+RECORDS += [f"field-{data}" for data in SCORED if {*FIELD} <= {*MODELS}]
+RECORDS += ["figure3-urban100-images"] if "urban100" in SCORED and {*FIGURE3} <= {*MODELS} else []
 
+
+localrules: train, quantize, evaluate
 
 rule train:
     input: expand("runs/{run}/weights.npz", run=[*RUNS, *config["means"]])
@@ -32,6 +40,12 @@ def before(wildcards):
     return f"runs/{after}/weights.npz" if after else []
 
 
+def cores(wildcards):
+    """Those of the run's own `--threads`, on which its bits depend, else what the configuration says."""
+    words = RUNS[wildcards.run].get("options", "").split()
+    return int(words[words.index("--threads") + 1]) if "--threads" in words else CORES["train"]
+
+
 # A run that was killed goes on from its last checkpoint: only the finished weights are named as output.
 rule train_run:
     input: before
@@ -42,7 +56,8 @@ rule train_run:
         recipe=lambda wildcards: RUNS[wildcards.run]["recipe"],
         options=lambda wildcards: RUNS[wildcards.run].get("options", ""),
         after=lambda wildcards, input: f"--after {Path(input[0]).parent}" if input else "",
-    resources: **config["resources"]["train"]
+    threads: cores
+    resources: **JOBS["train"]
     shell: "{ABPN} train --recipe {params.recipe} {params.options} {params.after} --out runs/{wildcards.run}"
 
 
@@ -50,9 +65,11 @@ rule average:
     input: lambda wildcards: [f"runs/{run}/weights.npz" for run in config["means"][wildcards.run]["of"]]
     output: "runs/{run}/weights.npz"
     wildcard_constraints:
-        run="|".join(config["means"]),
+        run="|".join(config["means"]) or "(?!)",
     params:
         runs=lambda wildcards: [f"runs/{run}" for run in config["means"][wildcards.run]["of"]],
+    threads: CORES["small"]
+    resources: **JOBS["small"]
     shell: "{ABPN} average {params.runs} --out runs/{wildcards.run}"
 
 
@@ -73,7 +90,8 @@ rule fp32:
     output: "runs/models/{name}-fp32.tflite"
     params:
         command=quantize,
-    resources: **config["resources"]["quantize"]
+    threads: CORES["quantize"]
+    resources: **JOBS["quantize"]
     shell: "{params.command} --form fp32"
 
 
@@ -83,7 +101,8 @@ rule int8_ptq:
     params:
         command=quantize,
         how=lambda wildcards: SOURCES[wildcards.name].get("quantize", ""),
-    resources: **config["resources"]["quantize"]
+    threads: CORES["quantize"]
+    resources: **JOBS["quantize"]
     shell: "{params.command} {params.how} --form int8-ptq"
 
 
@@ -92,7 +111,8 @@ rule int8_ptq_tensor:
     output: "runs/models/{name}-int8-ptq-tensor.tflite"
     params:
         command=quantize,
-    resources: **config["resources"]["quantize"]
+    threads: CORES["quantize"]
+    resources: **JOBS["quantize"]
     shell: "{params.command} --form int8-ptq-tensor"
 
 
@@ -102,7 +122,8 @@ rule int8_ptq_folded:
     params:
         command=quantize,
         how=lambda wildcards: SOURCES[wildcards.name].get("quantize", ""),
-    resources: **config["resources"]["quantize"]
+    threads: CORES["quantize"]
+    resources: **JOBS["quantize"]
     shell: "{params.command} {params.how} --form int8-ptq-folded"
 
 
@@ -115,7 +136,8 @@ rule int8_qat:
         command=quantize,
         how=lambda wildcards: SOURCES[wildcards.name].get("quantize", ""),
         recipe=lambda wildcards: SOURCES[wildcards.name]["qat"],
-    resources: **config["resources"]["train"]
+    threads: CORES["train"]
+    resources: **JOBS["train"]
     shell: "{params.command} {params.how} --qat {params.recipe} --save-every 100 --form int8-qat"
 
 
@@ -123,8 +145,9 @@ rule int8_qat_another_way:
     input: "runs/abpn/weights.npz"
     output: "runs/models/abpn-{recipe}-int8-qat.tflite"
     wildcard_constraints:
-        recipe="|".join(config["qat_ways"]),
-    resources: **config["resources"]["train"]
+        recipe="|".join(config["qat_ways"]) or "(?!)",
+    threads: CORES["train"]
+    resources: **JOBS["train"]
     shell:
         "{ABPN} quantize --run runs/abpn --out runs/models --name abpn-{wildcards.recipe} --save-every 100"
         " --qat {wildcards.recipe} {config[qat_budget]} --form int8-qat"
@@ -147,28 +170,31 @@ rule evaluate_models:
     output: "runs/records/psnr-{data}.json"
     params:
         models=as_options,
-    resources: **config["resources"]["evaluate"]
+    threads: CORES["evaluate"]
+    resources: **JOBS["evaluate"]
     shell: "{ABPN} evaluate --model bicubic {AUTHORS} {params.models} --data {wildcards.data} --no-ssim --out {output}"
 
 
 # By the protocol of most of the literature.
 rule evaluate_y:
-    input: [f"runs/models/abpn-long-{form}.tflite" for form in ("fp32", "int8-ptq", "int8-qat")]
+    input: FIELD
     output: "runs/records/field-{data}.json"
     params:
         models=as_options,
-    resources: **config["resources"]["evaluate"]
+    threads: CORES["evaluate"]
+    resources: **JOBS["evaluate"]
     shell:
         "{ABPN} evaluate --model bicubic {AUTHORS} {params.models} --data {wildcards.data} --protocol y --no-ssim"
         " --out {output}"
 
 
 rule evaluate_images:
-    input: [f"runs/models/{name}.tflite" for name in ("fsrcnn-int8-ptq", "fsrcnn-int8-qat", "abpn-int8-qat", "abpn-long-int8-ptq")]
+    input: FIGURE3
     output: "runs/records/figure3-urban100-images.json"
     params:
         models=as_options,
-    resources: **config["resources"]["evaluate"]
+    threads: CORES["evaluate"]
+    resources: **JOBS["evaluate"]
     shell: "{ABPN} evaluate --model bicubic {params.models} --data urban100 --image all --out {output}"
 
 
@@ -176,6 +202,8 @@ rule curves:
     input: rules.train.input, MODELS
     output: "runs/records/curves.json"
     params:
-        runs=[f"runs/{run}" for run in (*config["groups"]["ablations"]["runs"], *config["chain"], *config["means"], "abpn")]
-        + [f"runs/abpn/{recipe}" for recipe in ("qat-table2", *config["qat_ways"])],
+        runs=[f"runs/{run}" for run in (*config["groups"]["ablations"]["runs"], *config["chain"], *config["means"])]
+        + [f"runs/{run}" for run in ("abpn", *(f"abpn/{recipe}" for recipe in ("qat-table2", *config["qat_ways"]))) if "abpn" in RUNS],
+    threads: CORES["small"]
+    resources: **JOBS["small"]
     shell: "{PYTHON} -m tools.curves {params.runs} --out {output}"
