@@ -30,7 +30,7 @@ _REPAIRS = {
 }
 _SEARCH = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
 _ICON = re.compile(r'<i class="([^"]*\bfas?\b[^"]*)"([^>]*)></i>|<i class="([^"]*\bfa-[^"]*)"([^>]*)></i>')
-_PICTURE = re.compile(r'<img\b([^>]*?)\bsrc="data:image/png;base64,([^"]+)"')
+_PICTURE = re.compile(r'<(img|source)\b([^>]*?)\b(src|srcset)="data:image/png;base64,([^"]+)"')
 
 
 def lighten(pages: Path) -> None:
@@ -81,11 +81,13 @@ def _icon(drawings: str, classes: str, attributes: str) -> str:
 
 
 def _picture(folder: Path, root: str, found: re.Match[str]) -> str:
-    png = base64.b64decode(found[2])
+    tag, before, source, data = found.groups()
+    png = base64.b64decode(data)
     path = folder / f"{hashlib.sha256(png).hexdigest()[:16]}.webp"
     if not path.is_file():
         buffer = io.BytesIO()
         Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=60, method=3)
         folder.mkdir(exist_ok=True)
         write_atomically(path, buffer.getvalue())
-    return f'<img{found[1]}loading="lazy" decoding="async" src="{root}_images/{path.name}"'
+    lazy = 'loading="lazy" decoding="async" ' if tag == "img" else ""
+    return f'<{tag}{before}{lazy}{source}="{root}_images/{path.name}"'
