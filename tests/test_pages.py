@@ -156,7 +156,7 @@ def test_a_claim_a_term_and_a_citation_show_what_they_say(page: Any, address: st
     preview = page.locator("#preview")
     page.locator(".bd-article a[href*='#term-FP32']").first.hover()
     preview.wait_for(state="visible")
-    assert preview.inner_text().startswith("FP32: Numbers of 32 bits")
+    assert " ".join(preview.inner_text().split()).startswith("FP32: Numbers of 32 bits")
     assert page.locator(".bd-article a[href*='#term-FP32']").first.get_attribute("aria-describedby") == "preview"
     page.mouse.move(0, 0)
     preview.wait_for(state="hidden")

@@ -37,7 +37,7 @@ _REPAIRS = {
     '<div id="pst-primary-sidebar"': '<div id="pst-primary-sidebar" role="complementary" aria-label="All pages"',
 }
 # What only the page of the search needs.
-_OF_SEARCH = re.compile(r'<script src="[^"]*_static/(?:searchtools|language_data)\.js[^>]*></script>')
+_OF_SEARCH = re.compile(r'<script[^>]*src="[^"]*\b(?:searchtools|language_data|searchindex)\.js[^>]*></script>')
 _SEARCH = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
 _ICON = re.compile(r'<i class="([^"]*\bfas?\b[^"]*)"([^>]*)></i>|<i class="([^"]*\bfa-[^"]*)"([^>]*)></i>')
 _SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
