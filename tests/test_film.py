@@ -322,3 +322,11 @@ def test_the_stages_of_a_film_are_timed_beside_the_whole() -> None:
     slowest = min(films.STAGES, key=rates.__getitem__)
     assert ratios[slowest] == pytest.approx(rates["whole"] / rates[slowest])
     assert ratios["whole-one-core"] == pytest.approx(rates["whole"] / rates["whole-one-core"])
+
+
+def test_the_page_shows_the_recorded_times() -> None:
+    page = (Path(__file__).parent.parent / "book" / "films.md").read_text()
+    shown = [record for record in results.recorded() if record.quantity == "film-cpu"]
+    assert shown
+    assert all(f" {record.value:.1f} |" in page for record in shown)
+    assert all(f"at a load of {record.columns['load']} on" in page for record in shown)
