@@ -181,6 +181,25 @@ def parameters(names: Iterable[str], *, context: Context) -> list[Record]:
     return [context.record("parameters", name, networks.parameter_count(networks.build(name)), "") for name in names]
 
 
+def ranges(names: Iterable[str], *, context: Context) -> list[Record]:
+    """What eight bits must hold in shipped INT8 models, by their names ("abpn-int8-ptq"): for each 3x3 convolution, by
+    its place in the column "layer", the "activation-range" of its output in grey levels and its "largest-weight".
+    """
+    from abpn_lib.tflite import graph
+
+    made = []
+    for name in names:
+        model, layer = graph.read(models.find(name).read_bytes()), 0
+        tensors = model.subgraphs[0].tensors
+        for operator in model.subgraphs[0].operators:
+            if graph.name_of(model, operator) == "CONV_2D" and tensors[operator.inputs[1]].shape[1] == 3:
+                layer += 1
+                kernel, output = (tensors[at].quantization.scale for at in (operator.inputs[1], operator.outputs[0]))
+                made += [context.record("activation-range", name, 255 * output[0], "levels", layer=layer),
+                         context.record("largest-weight", name, 127 * max(kernel), "", layer=layer)]
+    return made
+
+
 def latency(
     networks: Iterable[str], form: str, *, context: Context, size: str = "640x360", depths: Sequence[int] = (),
     ratios: Iterable[tuple[str, str]] = (), rounds: int = 9, threads: int = 1, kernels: Kernels = "xnnpack",

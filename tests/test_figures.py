@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 
 import numpy as np
@@ -41,6 +42,44 @@ def test_one_call_draws_dark_ink_for_light_pages_and_light_ink_for_dark_ones() -
     assert _ink(dark) > 145
     for image in (light, dark):
         assert np.asarray(image)[0, 0, 3] == 0, "the ground is transparent"
+
+
+def test_a_phone_gets_a_drawing_of_its_own_width() -> None:
+    seen: list[bool] = []
+
+    def draw(figure: Figure) -> None:
+        _line(figure)
+        seen.append(figures.is_narrow(figure))
+
+    page = BeautifulSoup(figures.themed(draw, alt="PSNR by epoch").html, "html.parser")
+    assert sorted(seen) == [False, False, True, True]
+    for picture in page.find_all("picture"):
+        assert picture.source["media"] == "(max-width:600px)"
+        assert int(picture.source["width"]) <= 375 - 2 * 16 < int(picture.img["width"])
+        content = base64.b64decode(picture.source["srcset"].partition(",")[2])
+        assert Image.open(io.BytesIO(content)).width == 2 * int(picture.source["width"]), "no letter is made smaller"
+
+
+def test_names_of_close_points_keep_apart_and_near_their_points() -> None:
+    axes = Figure(figsize=(7, 4)).add_subplot()
+    points = {f"model {n}": (n, y) for n, y in enumerate((0.0, 0.01, 0.02, 5.0, 9.97, 9.98, 9.99, 10.0))}
+    axes.plot(*zip(*points.values(), strict=True))
+    figures.label_points(axes, points, {"model 3": "C1"})
+    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert list(heights) == list(points), "in the order of their points"
+    places = list(heights.values())
+    assert min(after - before for before, after in itertools.pairwise(places)) >= 0.2 / 4 - 1e-9
+    assert 0 <= min(places) < max(places) <= 1
+    assert heights["model 3"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_error_maps_share_one_scale_and_tell_their_means() -> None:
+    errors = {"a": (np.full((6, 9), 2.0), _ms(2, unit="levels")), "b": (np.full((6, 9), 8.0), _ms(8, unit="levels"))}
+    shown = figures.error_maps(("crop", np.zeros((6, 9, 3), np.uint8)), errors, quantity="error")
+    assert _alt(shown) == "crop, and maps of its error [levels], mean by map: a 2.00, at most 2; b 8.00, at most 8."
+    with pytest.raises(ValueError, match="of one unit"):
+        figures.error_maps(("crop", np.zeros((6, 9, 3), np.uint8)), {**errors, "c": (errors["a"][0], _ms(1))},
+                           quantity="error")
 
 
 def test_only_the_light_drawing_shows_outside_the_book_and_both_have_the_text() -> None:

@@ -180,6 +180,22 @@ def test_parameters_are_counted(context):
     assert (record.id, record.value) == ("parameters/abpn", 42539)
 
 
+def test_the_ranges_of_an_int8_file_are_those_of_its_scales(context):
+    found = measure.ranges(["abpn-int8-ptq", "baseline-int8-ptq"], context=context)
+    assert {record.unit for record in found if record.quantity == "activation-range"} == {"levels"}
+    for network in ("abpn", "baseline"):
+        layers = [record.get("layer") for record in found if record.get("network") == network]
+        assert layers == [layer for layer in range(1, 8) for _ in range(2)], "ABPN's frozen 1x1 anchors are no layer"
+    last = {record.get("network"): record.value for record in found
+            if (record.quantity, record.get("layer")) == ("activation-range", 7)}
+    assert last["baseline"] == pytest.approx(255), "the image itself, at one level a step"
+    weights = np.load(models.find("abpn-fp32").with_name("abpn.npz"))
+    largest = [record.value for record in found
+               if (record.subject, record.quantity) == ("abpn-int8-ptq", "largest-weight")]
+    assert largest[-1] == pytest.approx(max(np.abs(weights[key]).max() for key in weights if "transition" in key
+                                            and weights[key].ndim == 4), rel=0.05)
+
+
 def test_shipped_networks_are_timed_side_by_side(context):
     one, other, ratio = measure.latency(
         ["abpn", "fsrcnn"], "fp32", context=context, size="32x24", rounds=3, ratios=[("fsrcnn", "abpn")]

@@ -46,7 +46,7 @@ _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; script-src 'self'"
 )
-_PICTURE = re.compile(r'<img\b([^>]*?)\bsrc="data:image/png;base64,([^"]+)"')
+_PICTURE = re.compile(r'<(img|source)\b([^>]*?)\b(src|srcset)="data:image/png;base64,([^"]+)"')
 
 
 def lighten(pages: Path, site: str = "") -> None:
@@ -120,11 +120,13 @@ def _icon(drawings: str, classes: str, attributes: str) -> str:
 
 
 def _picture(folder: Path, root: str, found: re.Match[str]) -> str:
-    png = base64.b64decode(found[2])
+    tag, before, source, data = found.groups()
+    png = base64.b64decode(data)
     path = folder / f"{hashlib.sha256(png).hexdigest()[:16]}.webp"
     if not path.is_file():
         buffer = io.BytesIO()
         Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=60, method=3)
         folder.mkdir(exist_ok=True)
         write_atomically(path, buffer.getvalue())
-    return f'<img{found[1]}loading="lazy" decoding="async" src="{root}_images/{path.name}"'
+    lazy = 'loading="lazy" decoding="async" ' if tag == "img" else ""
+    return f'<{tag}{before}{lazy}{source}="{root}_images/{path.name}"'

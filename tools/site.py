@@ -296,8 +296,8 @@ def _image_problems(page: BeautifulSoup) -> list[str]:
 
 def _link_problems(path: Path, page: BeautifulSoup, pages: Path, anchors: Mapping[Path, set[str]]) -> list[str]:
     problems = []
-    for tag in page.find_all(["a", "img", "link", "script"]):
-        address = str(tag.get("href") or tag.get("src") or "")
+    for tag in page.find_all(["a", "img", "link", "script", "source"]):
+        address = str(tag.get("href") or tag.get("src") or tag.get("srcset") or "")
         parts = urllib.parse.urlsplit(address)
         if parts.scheme or parts.netloc:
             continue

@@ -6,12 +6,13 @@ alike, on a page or in a plain notebook. `abpn_lib.values` knows the kinds; the 
 """
 
 from abpn_lib.book.boxes import badges, in_short, provenance, verdict_boxes, verdicts
-from abpn_lib.book.figures import bars, image_grid, lines, themed
+from abpn_lib.book.figures import bars, error_maps, image_grid, is_narrow, label_points, lines, themed
 from abpn_lib.book.pages import Page, page
 from abpn_lib.book.tables import Html, compare, mean, mean_and_range, note, table
 from abpn_lib.claims.shapes import SIGNS
 
 __all__ = [
-    "SIGNS", "Html", "Page", "badges", "bars", "compare", "image_grid", "in_short", "lines", "mean", "mean_and_range",
-    "note", "page", "provenance", "table", "themed", "verdict_boxes", "verdicts",
+    "SIGNS", "Html", "Page", "badges", "bars", "compare", "error_maps", "image_grid", "in_short", "is_narrow",
+    "label_points", "lines", "mean", "mean_and_range", "note", "page", "provenance", "table", "themed",
+    "verdict_boxes", "verdicts",
 ]

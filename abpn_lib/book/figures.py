@@ -1,4 +1,4 @@
-"""Pictures and plots for the pages: each drawn once for a light and once for a dark page from one call.
+"""Pictures and plots for the pages: each drawn for a light and a dark page, for a desk and a phone, from one call.
 
 Every figure carries alternative text, which `bars` and `lines` make from their data, and every numeric axis its
 quantity and unit; leaving one out is an error. The HTML stands alone: in Colab and Jupyter the light drawing shows,
@@ -12,6 +12,7 @@ import html
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, ScalarFormatter
+from matplotlib.ticker import AutoLocator, LogFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # CSS counts 96 pixels to the inch; two device pixels for each keep lines sharp on phones.
 _CSS_DPI = 96
 _SHARPNESS = 2
+# Inches: a phone of 360 pixels shows that much without making letters smaller, and nothing wide has less than this.
+_PHONE, _WIDE = 3.5, 5.0
 
 _STYLES = Path(__file__).parent
 
@@ -43,24 +46,51 @@ def themed(
 ) -> Html:
     """Draw a figure for a light and for a dark page.
 
-    `draw` gets an empty figure of `width` x `height` inches and is called once per theme; it should
-    leave colours to matplotlib's defaults or name them "C0" to "C5", which suit both themes. The sources of the
-    `values` that it shows stand in ``data-sources``, of which the book makes the line below the figure.
+    `draw` gets an empty figure of `width` x `height` inches, and again one as narrow as a phone (see `is_narrow`), once
+    per theme; it should leave colours to matplotlib's defaults or name them "C0" to "C5", which suit both themes. The
+    sources of the `values` that it shows stand in ``data-sources``, of which the book makes the line below the figure.
     """
     if not alt.strip():
         raise ValueError("a figure needs alternative text: say in `alt` what it shows")
-    light, dark = (_png(draw, theme, width, height) for theme in ("light", "dark"))
-    size = f'width="{round(width * _CSS_DPI)}" height="{round(height * _CSS_DPI)}"'
-    shared = f'alt="{html.escape(alt)}" {size}'
     # Outside the book nothing swaps the two, and the light one may stand on a dark notebook: hence its white ground.
+    grounds = {"light": "background:#fff", "dark": "display:none"}
+    shown = "".join(
+        f'<picture><source media="(max-width:600px)" srcset="{_png(draw, theme, min(width, _PHONE), height)}>'
+        f'<img class="only-{theme}" style="{ground};max-width:100%;height:auto" alt="{html.escape(alt)}" '
+        f'src="{_png(draw, theme, width, height)}></picture>' for theme, ground in grounds.items()
+    )
     sources = html.escape("; ".join(dict.fromkeys(value.source for value in values if value)))
     return Html(
-        f'<figure class="themed" data-sources="{sources}" style="margin:1em 0">'
-        f'<img class="only-light" style="background:#fff;max-width:100%;height:auto" {shared} src="{light}">'
-        f'<img class="only-dark" style="display:none;max-width:100%;height:auto" {shared} src="{dark}">'
-        f"{_caption(caption)}</figure>",
-        alt,
+        f'<figure class="themed" data-sources="{sources}" style="margin:1em 0">{shown}{_caption(caption)}</figure>', alt
     )
+
+
+def is_narrow(figure: Figure) -> bool:
+    """Whether a figure is the one for phones: long names wrap there, and legends stand in one column."""
+    return bool(figure.get_figwidth() < _WIDE)
+
+
+def label_points(
+    axes: Any, points: Mapping[str, tuple[float, float]], colours: Mapping[str, str] | None = None
+) -> None:
+    """Name points on the right of the axes, each at its height as far as its neighbours leave room, by a thin line.
+
+    Call it when everything is drawn and the scales are set. `colours` are those of the names, if they have any.
+    """
+    axes.autoscale_view()
+    place = (axes.transData + axes.transAxes.inverted()).transform
+    names = sorted(points, key=lambda name: place(points[name])[1])
+    step, heights = 0.2 / axes.figure.get_figheight(), [float(place(points[name])[1]) for name in names]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + step)
+    for i in range(1, len(heights) + 1):  # back from the top, where that pushed them out
+        heights[-i] = min(heights[-i], 1 - step * (i - 1))
+    for name, height in zip(names, heights, strict=True):
+        axes.annotate(
+            name, points[name], (1.03, height), textcoords="axes fraction", va="center", size=8,
+            color=(colours or {}).get(name),
+            arrowprops={"arrowstyle": "-", "color": "C4", "linewidth": 0.5, "relpos": (0, 0.5)},
+        )
 
 
 def bars(
@@ -99,16 +129,17 @@ def bars(
                 end = max([value.number, *(value.interval or []), *([] if log else [0.0])])
                 place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 8}
                 axes.annotate(_number(value), (end, height), **place)
-        axes.set_yticks(places, list(names.values()))
+        narrow = is_narrow(figure)
+        axes.set_yticks(places, [textwrap.fill(name, 16) if narrow else name for name in names.values()])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(f"{quantity} [{unit}]")
         if log:
             axes.set_xscale("log")
-        axes.margins(x=0.12)
+        axes.margins(x=0.24 if narrow else 0.12)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        figure.legend(loc="outside upper left", ncols=1 if narrow else 2, frameon=False)
 
     described = "; ".join(
         f"{name} " + " / ".join(_number(value) if value else "none" for value in values)
@@ -151,8 +182,11 @@ def lines(
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(linewidth=0.5)
-        if len(found) > 1:
-            axes.legend(frameon=False)
+        if len(found) > 1 and is_narrow(figure):
+            figure.legend(loc="outside upper left", frameon=False)
+        elif len(found) > 1:
+            last = {legend: (at := max(points), points[at].number) for legend, points in found.items()}
+            label_points(axes, last, {legend: f"C{number}" for number, legend in enumerate(found)})
 
     short = sum(map(len, found.values())) <= 2 * _FEW
     described = "; ".join(f"{legend} {_course(points, short)}" for legend, points in found.items())
@@ -200,6 +234,37 @@ def image_grid(
     )
 
 
+def error_maps(
+    picture: tuple[str, NDArray[np.uint8]], maps: Mapping[str, tuple[NDArray[np.float64], Value]], *, quantity: str,
+    caption: str = "",
+) -> Html:
+    """A picture, and beside it errors at its pixels, all on one scale, which starts at 0.
+
+    `picture` is a name and (H, W, 3) uint8 pixels, `maps` names to (H, W) errors and their mean, whose unit is that of
+    the scale. There are at most five, for two rows at a desk.
+    """
+    most = max(float(errors.max()) for errors, _ in maps.values())
+    unit = _unit(quantity, [(mean for _, mean in maps.values())])
+
+    def draw(figure: Figure) -> None:
+        if narrow := is_narrow(figure):
+            figure.set_figheight(5)
+        cells = list(figure.subplots(*((3, 2) if narrow else (2, 3))).flat)
+        for axes in cells:
+            axes.axis("off")
+        cells[0].imshow(picture[1], interpolation="nearest")
+        cells[0].set_title(picture[0], size=9)
+        for axes, (name, (errors, mean)) in zip(cells[1:], maps.items(), strict=False):
+            drawn = axes.imshow(errors, vmin=0, vmax=most, cmap="cividis", interpolation="nearest")
+            axes.set_title(f"{textwrap.fill(name, 18) if narrow else name}\nmean {_number(mean)}", size=9)
+        scale = cells[-1].inset_axes((0.05, 0.5, 0.9, 0.1))
+        figure.colorbar(drawn, cax=scale, orientation="horizontal", label=textwrap.fill(f"{quantity} [{unit}]", 20))
+
+    told = "; ".join(f"{name} {_number(mean)}, at most {errors.max():.0f}" for name, (errors, mean) in maps.items())
+    alt = f"{picture[0]}, and maps of its {quantity} [{unit}], mean by map: {told}."
+    return themed(draw, alt=alt, height=3.6, caption=caption, values=[mean for _, mean in maps.values()])
+
+
 # Lines of at most so many points have markers, and a figure of twice as many has each in its alternative text.
 _FEW = 12
 
@@ -234,16 +299,22 @@ def _course(points: Mapping[float, Value], short: bool) -> str:
 
 
 def _png(draw: Callable[[Figure], None], theme: str, width: float, height: float) -> str:
+    """The drawing's address, and after its closing quotation mark the attributes of its size."""
     with matplotlib.style.context([_STYLES / "figure.mplstyle", _STYLES / f"{theme}.mplstyle"]):
         figure = Figure(figsize=(width, height), dpi=_CSS_DPI * _SHARPNESS, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
+        for axis in (axes.xaxis for axes in figure.axes if is_narrow(figure)):
+            axis.set_label_text(textwrap.fill(axis.get_label_text(), 28))
+            if isinstance(locator := axis.get_major_locator(), AutoLocator):
+                locator.set_params(nbins=4)
         figure.canvas.draw()
         _demand_labels(figure)
         buffer = io.BytesIO()
         # No date and no version in the file: the same data gives the same bytes.
         figure.savefig(buffer, format="png", transparent=True, metadata={"Software": None})
-    return _data_uri(buffer.getvalue())
+    width, height = (round(inches * _CSS_DPI) for inches in figure.get_size_inches())
+    return f'{_data_uri(buffer.getvalue())}" width="{width}" height="{height}"'
 
 
 def _demand_labels(figure: Figure) -> None:
