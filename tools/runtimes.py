@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abpn_lib import cli, datasets, degradation, measure
+from abpn_lib.files import sha256
 from abpn_lib.results import Context, Record
 from abpn_lib.tflite import graph
 from abpn_lib.tflite.onnx_export import to_onnx
@@ -74,17 +75,19 @@ def compare(
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3)).astype(Upscaler(path).input_dtype)
     calls: dict[str, Callable[[], object]] = {"LiteRT": partial(litert.run, copy=True)}
     timings = rounds.measure(calls | {name: partial(run, image) for name, run in runs.items()}, rounds=count)
-    records = []
+    records, digest = [], sha256(path)
     for name in runs:
         of = {"runtime": name, "reference": "LiteRT, XNNPACK"}
         ratio, low, high = rounds.paired_ratio(timings[name], timings["LiteRT"], clock="cpu")
         records.append(context.record(
             "runtime-ratio", model, ratio, "", of, clock="cpu", size=size, threads=threads, count=count,
-            spread=(low, high), spread_is="95 % interval of the paired ratio",
+            spread=(low, high), spread_is="95 % interval of the paired ratio", model_sha256=digest,
         ))
-        equal = 100 * float(np.mean(apart[name] == 0))
-        records.append(context.record("runtime-equal", model, equal, "%", of, count=len(images)))
-        records.append(context.record("runtime-difference", model, apart[name].max(), "levels", of, count=len(images)))
+        for quantity, value, unit in (
+            ("runtime-equal", 100 * float(np.mean(apart[name] == 0)), "%"),
+            ("runtime-difference", float(apart[name].max()), "levels"),
+        ):
+            records.append(context.record(quantity, model, value, unit, of, count=len(images), model_sha256=digest))
     return records
 
 
