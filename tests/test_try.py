@@ -134,7 +134,7 @@ class Page:
 
     def png(self, label: str) -> Image.Image:
         with self.page.expect_download() as download:
-            self.page.get_by_role("button", name=f"Save the {label} version as PNG").click()
+            self.page.get_by_role("button", name=f"Save PNG of the {label} version").click()
         return Image.open(io.BytesIO(Path(download.value.path()).read_bytes()))
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def test_fsrcnn_has_the_same_bits_too(reader: Page) -> None:
     reader.done()
     assert not any("fsrcnn" in url for url in reader.requests), "it is loaded only when it is chosen"
     reader.part("right").select_option("fsrcnn")
-    reader.page.get_by_role("button", name="Save the FSRCNN, INT8 version as PNG").wait_for()
+    reader.page.get_by_role("button", name="Save PNG of the FSRCNN, INT8 version").wait_for()
     reader.done()
     assert np.array_equal(np.asarray(reader.png("FSRCNN, INT8")), by_library("fsrcnn", Image.fromarray(pixels)))
 
@@ -302,6 +302,12 @@ def written(path: Path, by: int, unit: bool) -> Path:
 
     def enlarge(lr: Any) -> Any:
         return tf.clip_by_value(tf.nn.depth_to_space(tf.concat([lr] * by**2, -1), by), 0, 1 if unit else 255)
+
+    return converted(path, enlarge)
+
+
+def converted(path: Path, enlarge: Callable[[Any], Any]) -> Path:
+    import tensorflow as tf
 
     signature = tf.TensorSpec((1, None, None, 3), tf.float32)
     concrete = tf.function(enlarge, input_signature=[signature]).get_concrete_function()
@@ -431,6 +437,39 @@ def test_a_bad_model_gets_one_sentence_and_the_one_before_stays(reader: Page, tm
         assert reader.part("yours-facts").inner_text().startswith(good.name)
         reader.page.wait_for_function("document.querySelector('[data-try=progress]').hidden")
     assert np.array_equal(np.asarray(reader.png("Yours: abpn-int8-ptq")), before)
+
+
+@pytest.mark.slow
+def test_a_model_without_end_is_given_up_and_the_page_goes_on(reader: Page, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def enlarge(lr: Any) -> Any:
+        start = (tf.constant(0), lr)
+        _, turned = tf.while_loop(lambda n, _: n < 2**31 - 2, lambda n, x: (n + 1, x * 1.0000001), start)
+        return tf.nn.depth_to_space(tf.concat([turned] * 4, -1), 2)
+
+    take(reader, models.find("abpn-int8-ptq"))
+    reader.part("model").set_input_files(converted(tmp_path / "endless.tflite", enlarge))
+    reader.page.wait_for_function("document.querySelector('[data-try=status]').textContent.startsWith('Trying')")
+    reader.part("cancel").click()
+    reader.page.wait_for_function("document.querySelector('[data-try=status]').textContent === 'Cancelled.'")
+    assert reader.part("yours-facts").inner_text().startswith("abpn-int8-ptq.tflite: ×3")
+    assert reader.png("Yours: abpn-int8-ptq").size == (300, 270)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_what_the_page_shows_of_a_model(
+    scheme: str, chromium: Any, address: str, litert: Path
+) -> None:
+    page = Page(chromium, address, viewport={"width": 375, "height": 800}, color_scheme=scheme)
+    take(page, models.find("abpn-int8-ptq"))
+    chosen(page, "show", "float")
+    assert page.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    page.page.add_script_tag(path=litert / "axe.min.js")
+    # What belongs to a whole page, the book's theme brings.
+    found = page.page.evaluate("axe.run('.abpn-try', { resultTypes: ['violations'] }).then(all => all.violations)")
+    page.close()
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
 
 
 def test_a_model_can_be_dropped(reader: Page) -> None:

@@ -245,7 +245,7 @@ function scoresOf(name, version) {
   ].map((textContent) => Object.assign(document.createElement("td"), { textContent }));
   const save = document.createElement("td");
   const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Save PNG" });
-  button.setAttribute("aria-label", `Save the ${version.label} version as PNG`);
+  button.setAttribute("aria-label", `Save PNG of the ${version.label} version`);
   button.addEventListener("click", () => savePng(name, version));
   save.append(button);
   row.append(heading, save, ...cells);
