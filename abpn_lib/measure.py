@@ -181,6 +181,18 @@ def parameters(names: Iterable[str], *, context: Context) -> list[Record]:
     return [context.record("parameters", name, networks.parameter_count(networks.build(name)), "") for name in names]
 
 
+def int8_error(network: str, form: str, crop: datasets.Crop) -> NDArray[np.float64]:
+    """How far a shipped network's pixels in a form ("int8-ptq") are from its float32 ones in a window.
+
+    (H, W), the absolute differences' mean over the colours, in levels.
+    """
+    from abpn_lib.tflite.upscaler import Upscaler
+
+    paths = (models.find(f"{network}-{kind}") for kind in (form, "fp32"))
+    int8, fp32 = (Upscaler(path).upscale(crop.lr)[crop.cut].astype(np.float64) for path in paths)
+    return np.abs(int8 - fp32).mean(axis=-1)
+
+
 def ranges(names: Iterable[str], *, context: Context) -> list[Record]:
     """What eight bits must hold in shipped INT8 models, by their names ("abpn-int8-ptq"): for each 3x3 convolution, by
     its place in the column "layer", the "activation-range" of its output in grey levels and its "largest-weight".

@@ -74,12 +74,15 @@ def test_names_of_close_points_keep_apart_and_near_their_points() -> None:
 
 
 def test_error_maps_share_one_scale_and_tell_their_means() -> None:
-    errors = {"a": (np.full((6, 9), 2.0), _ms(2, unit="levels")), "b": (np.full((6, 9), 8.0), _ms(8, unit="levels"))}
-    shown = figures.error_maps(("crop", np.zeros((6, 9, 3), np.uint8)), errors, quantity="error")
+    errors = {"a": np.full((60, 90), 2.0), "b": np.full((60, 90), 8.0)}
+    black = "crop", np.zeros((60, 90, 3), np.uint8)
+    shown = figures.error_maps(black, errors, quantity="error", unit="levels")
     assert _alt(shown) == "crop, and maps of its error [levels], mean by map: a 2.00, at most 2; b 8.00, at most 8."
-    with pytest.raises(ValueError, match="of one unit"):
-        figures.error_maps(("crop", np.zeros((6, 9, 3), np.uint8)), {**errors, "c": (errors["a"][0], _ms(1))},
-                           quantity="error")
+    other = figures.error_maps(black, {**errors, "b": np.full((60, 90), 4.0)}, quantity="error", unit="levels")
+    # Where the first map lies: the same errors have another colour once the worst are less.
+    first = [np.asarray(_pictures(drawn)[0])[170, 672] for drawn in (shown, other)]
+    assert first[0][3] == first[1][3] == 255
+    assert not np.array_equal(*first)
 
 
 def test_only_the_light_drawing_shows_outside_the_book_and_both_have_the_text() -> None:

@@ -180,6 +180,14 @@ def test_parameters_are_counted(context):
     assert (record.id, record.value) == ("parameters/abpn", 42539)
 
 
+def test_int8_costs_the_baseline_more_pixels_than_abpn():
+    crop = datasets.crops()["img_091_SRF_4_HR"]
+    errors = {network: measure.int8_error(network, "int8-ptq", crop) for network in ("baseline", "abpn")}
+    assert {error.shape for error in errors.values()} == {crop.hr.shape[:2]}
+    assert 0 < errors["abpn"].mean() < errors["baseline"].mean() < 20
+    assert not measure.int8_error("abpn", "fp32", crop).any()
+
+
 def test_the_ranges_of_an_int8_file_are_those_of_its_scales(context):
     found = measure.ranges(["abpn-int8-ptq", "baseline-int8-ptq"], context=context)
     assert {record.unit for record in found if record.quantity == "activation-range"} == {"levels"}

@@ -235,16 +235,14 @@ def image_grid(
 
 
 def error_maps(
-    picture: tuple[str, NDArray[np.uint8]], maps: Mapping[str, tuple[NDArray[np.float64], Value]], *, quantity: str,
+    picture: tuple[str, NDArray[np.uint8]], maps: Mapping[str, NDArray[np.float64]], *, quantity: str, unit: str,
     caption: str = "",
 ) -> Html:
     """A picture, and beside it errors at its pixels, all on one scale, which starts at 0.
 
-    `picture` is a name and (H, W, 3) uint8 pixels, `maps` names to (H, W) errors and their mean, whose unit is that of
-    the scale. There are at most five, for two rows at a desk.
+    `picture` is a name and (H, W, 3) uint8 pixels, `maps` names to (H, W) errors: at most four, for two rows at a desk.
     """
-    most = max(float(errors.max()) for errors, _ in maps.values())
-    unit = _unit(quantity, [(mean for _, mean in maps.values())])
+    most = max(float(errors.max()) for errors in maps.values())
 
     def draw(figure: Figure) -> None:
         if narrow := is_narrow(figure):
@@ -254,15 +252,15 @@ def error_maps(
             axes.axis("off")
         cells[0].imshow(picture[1], interpolation="nearest")
         cells[0].set_title(picture[0], size=9)
-        for axes, (name, (errors, mean)) in zip(cells[1:], maps.items(), strict=False):
+        for axes, (name, errors) in zip(cells[1:-1], maps.items(), strict=False):
             drawn = axes.imshow(errors, vmin=0, vmax=most, cmap="cividis", interpolation="nearest")
-            axes.set_title(f"{textwrap.fill(name, 18) if narrow else name}\nmean {_number(mean)}", size=9)
+            axes.set_title(f"{textwrap.fill(name, 18) if narrow else name}\nmean {errors.mean():.2f}", size=9)
         scale = cells[-1].inset_axes((0.05, 0.5, 0.9, 0.1))
         figure.colorbar(drawn, cax=scale, orientation="horizontal", label=textwrap.fill(f"{quantity} [{unit}]", 20))
 
-    told = "; ".join(f"{name} {_number(mean)}, at most {errors.max():.0f}" for name, (errors, mean) in maps.items())
+    told = "; ".join(f"{name} {errors.mean():.2f}, at most {errors.max():.0f}" for name, errors in maps.items())
     alt = f"{picture[0]}, and maps of its {quantity} [{unit}], mean by map: {told}."
-    return themed(draw, alt=alt, height=3.6, caption=caption, values=[mean for _, mean in maps.values()])
+    return themed(draw, alt=alt, height=3.6, caption=caption)
 
 
 # Lines of at most so many points have markers, and a figure of twice as many has each in its alternative text.
