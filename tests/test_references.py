@@ -24,7 +24,7 @@ zero point
 
 
 def linked(text: str) -> str:
-    return references.Linker({"S8", "T2.abpn.fp32"}, references.terms(GLOSSARY)).linked(text)
+    return references.Linker({"S8", "T2.abpn.fp32"}, references.terms(GLOSSARY), {"03-c09"}).linked(text)
 
 
 @pytest.mark.parametrize(("text", "shown"), [
@@ -41,7 +41,7 @@ def test_what_prose_names_becomes_a_reference(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("text", [
     "## PSNR by S8", "`PSNR` of `S8`", "[PSNR](protocol.md)", "{cite}`S8`", "```python\nPSNR = S8\n```", "(claim-S8)=",
-    '<details class="more"><summary>PSNR</summary>', "https://example.org/S8", "a-PSNR-b",
+    '<details class="more"><summary>PSNR</summary>', "https://example.org/S8", "a-PSNR-b", "[a section](#with-slurm)",
 ])
 def test_code_headings_and_links_stay_as_they_are(text: str) -> None:
     assert linked(text) == text

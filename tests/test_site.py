@@ -204,7 +204,8 @@ def test_a_site_without_address_has_no_button(small_book: Path) -> None:
     assert "colab.research" not in page
     assert "github.com/reader" not in page
     assert (pages / "index.html").is_file()
-    assert "custom.css" in page
+    sheet, = re.findall(r"_static/site-\w+\.css", page)
+    assert "img.only-dark" in (pages / sheet).read_text(), "the book's own rules"
 
 
 def test_a_page_shows_the_ledgers_verdict_and_a_copy_its_own(small_book: Path, public_site: Path) -> None:
@@ -294,7 +295,7 @@ def test_what_a_notebook_shows_is_numbered_and_referred_to(public_site: Path) ->
 
 
 def test_a_policy_allows_the_pages_own_scripts_and_no_other(public_site: Path) -> None:
-    for path in public_site.glob("*/*.html"):
+    for path in (*public_site.glob("book/*.html"), *public_site.glob("notebooks/*.html")):
         page = BeautifulSoup(path.read_text(), "html.parser")
         policy = page.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
         allowed = set(re.findall(r"'sha256-([^']+)'", policy.partition("script-src")[2]))

@@ -31,11 +31,12 @@ _CLAIM = re.compile(r"\b(?:S\d+|[TF]\d+\.\w[\w.-]*\w)\b")
 class Linker:
     """Makes one page's references: each claim's, and the first of each term.
 
-    `claims` holds the ids of all claims, `terms` maps what a page may say to the glossary's term.
+    `claims` holds the ids of all claims, `cells` those of all notebooks' cells; `terms` maps what a page may say to the
+    glossary's term.
     """
 
-    def __init__(self, claims: Container[str], terms: Mapping[str, str]) -> None:
-        self._claims = claims
+    def __init__(self, claims: Container[str], terms: Mapping[str, str], cells: Container[str] = ()) -> None:
+        self._claims, self._cells = claims, cells
         self._terms = dict(terms)
         words = "|".join(re.escape(word) for word in sorted(terms, key=len, reverse=True))
         self._word = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if words else None
@@ -45,7 +46,8 @@ class Linker:
         parts, at = [], 0
         for kept in _KEPT.finditer(text):
             figure = _FIGURE.match(kept[0])
-            parts += [self._prose(text[at : kept.start()]), f"{{numref}}`{figure[1]}`" if figure else kept[0]]
+            one = f"{{numref}}`{figure[1]}`" if figure and figure[1] in self._cells else kept[0]
+            parts += [self._prose(text[at : kept.start()]), one]
             at = kept.end()
         return "".join([*parts, self._prose(text[at:])])
 

@@ -331,14 +331,15 @@ def _stage(root: Path, executed: Path, records: Path, ledger: Path, target: Path
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     (target / "notebooks").mkdir()
     judged = _judged(ledger / "claims.json")
+    cells = {cell.id for path in root.glob("notebooks/*.ipynb") for cell in nbformat.read(path, as_version=4).cells}
     for page in set((target / "book").glob("*.md")) - {glossary}:
-        page.write_text(references.Linker(judged, terms).linked(page.read_text()))
+        page.write_text(references.Linker(judged, terms, cells).linked(page.read_text()))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         staged = layout.page_of(nbformat.read(executed / notebook.name, as_version=4), judged)
         measured = results.load(records / f"{notebook.stem}.json", "measured")
         colab = f"{address.colab or '../colab'}/{notebook.name}"
         staged = with_sources(staged, notebook.stem, measured, target, colab)
-        linker = references.Linker(judged, terms)
+        linker = references.Linker(judged, terms, cells)
         for cell in (cell for cell in staged.cells if cell.cell_type == "markdown"):
             cell.source = linker.linked(cell.source)
         nbformat.write(staged, target / "notebooks" / notebook.name)
