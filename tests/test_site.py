@@ -205,7 +205,7 @@ def test_a_site_without_address_has_no_button(small_book: Path) -> None:
     assert "github.com/reader" not in page
     assert (pages / "index.html").is_file()
     sheet, = re.findall(r"_static/site-\w+\.css", page)
-    assert "img.only-dark" in (pages / sheet).read_text(), "the book's own rules"
+    assert "--kind-measured" in (pages / sheet).read_text(), "the book's own rules"
 
 
 def test_a_page_shows_the_ledgers_verdict_and_a_copy_its_own(small_book: Path, public_site: Path) -> None:
