@@ -22,7 +22,7 @@ def test_the_guides_snippets_run(tmp_path: Path) -> None:
     assert re.search(r"^\d\d\.\d\d dB$", done.stdout, re.MULTILINE), "an image's PSNR"
     assert "● " in done.stdout, "a record from a file is a recorded one"
     made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"models/abpn-leaky-fp32.tflite", "models/abpn-leaky-int8-ptq.tflite", "leaky.json"} <= made
+    assert {"models/fsrl-fp32.tflite", "models/fsrl-int8-ptq.tflite", "mine.json"} <= made
 
 
 def test_the_reference_names_every_part_that_the_guide_uses() -> None:
