@@ -86,7 +86,7 @@ def test_everyone_can_read_every_page(scheme: str, page: Any, address: str) -> N
     violations = []
     for name in PAGES:
         page.goto(address + name)
-        page.add_script_tag(path=AXE)
+        page.evaluate(AXE.read_text())  # a script tag would be against the page's policy
         found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then(result => result.violations)")
         violations += [
             f"{name}: {one['impact']} {one['id']}: {one['nodes'][0]['html'][:200]}" for one in found
