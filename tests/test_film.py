@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -236,7 +237,10 @@ def test_the_bits_do_not_depend_on_the_threads(tmp_path: Path, capsys: pytest.Ca
 def test_an_interrupt_leaves_a_playable_film_or_none(tmp_path: Path, keep: bool) -> None:
     source, target = make_film(tmp_path / "clip.mp4", frames=1500, size=(320, 180), sound=True), tmp_path / "large.mp4"
     command = [sys.executable, "-m", "abpn_lib.cli", "upscale", str(source), "-o", str(target), "--model", MODEL]
-    running = subprocess.Popen([*command, *(["--keep-part"] if keep else [])], stderr=subprocess.PIPE, text=True)
+    # A process in the background inherits that interrupts are ignored.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    options = ["--keep-part"] if keep else []
+    running = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     said = ""
     while not re.search(r" [1-9]\d+/1500", said):
         assert running.poll() is None

@@ -357,8 +357,8 @@ def test_one_pixel_of_every_mode(upscaler: Upscaler) -> None:
 
 
 def test_too_large_a_result_is_refused_before_any_work(upscaler: Upscaler) -> None:
-    with pytest.raises(InputError, match=r"enlarging 1000x1000 pixels 3 times needs 0\.1 GiB .* crop"):
-        upscale_image(upscaler, Image.new("RGB", (1000, 1000)), memory=50_000_000)
+    with pytest.raises(InputError, match=r"enlarging 2000x2000 pixels 3 times needs 0\.2 GiB .* crop"):
+        upscale_image(upscaler, Image.new("RGB", (2000, 2000)), memory=50_000_000)
 
 
 def test_broken_and_hostile_images_are_refused(tmp_path: Path) -> None:
