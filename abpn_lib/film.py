@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -113,6 +113,9 @@ def upscale_film(
         # In a thread of its own, an interrupt cannot part a packet from the file that it belongs into.
         writing = writer.submit(_write, job, scratch)
         try:
+            # A signal that another thread receives is seen here only when a wait ends.
+            while wait([writing], 0.5).not_done:
+                pass
             count, broken = writing.result()
         except KeyboardInterrupt:
             stop.set()
