@@ -1,4 +1,4 @@
-"""FP32 training: L1 loss, Adam or SOAP, and checkpoints that a killed run goes on from with the same bits.
+"""FP32 training: one of three losses, Adam or SOAP, and checkpoints that a killed run goes on from with the same bits.
 
 A run is a pure function of its recipe, its images and the number of threads: batch number k depends on (seed, k) alone.
 """
