@@ -262,7 +262,7 @@ def test_the_build_wrote_every_page_of_the_table_of_contents() -> None:
 def test_a_page_is_light(public_site: Path) -> None:
     pages = public_site
     page = BeautifulSoup((pages / "notebooks" / "page.html").read_text(), "html.parser")
-    assert not page.find_all(class_=re.compile(r"\bfa-"), name="i"), "icons are drawn in place"
+    assert not page.find_all(class_=re.compile(r"\bfa-"), name=["i", "span"]), "icons are drawn in place"
     assert page.find("svg", class_="fa-magnifying-glass").path["d"]
     assert "fontawesome" not in str(page)
     said = page.find("meta", attrs={"name": "description"})["content"]

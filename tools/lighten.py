@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import re
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +26,9 @@ _UNUSED = re.compile(
     r"|<script[^>]*>\s*DOCUMENTATION_OPTIONS\.(?:pagename|search_as_you_type)\b.*?</script>"
     r"|<script type=\"text/x-thebe-config\">.*?</script>"
     rf"|<script[^>]*\bsrc=\"[^\"]*(?:mathjax|{_PARTS})[^\"]*\"[^>]*></script>"
-    rf"|<link[^>]*\bhref=\"[^\"]*(?:{_PARTS})[^\"]*\"[^>]*/?>", re.DOTALL,
+    rf"|<link[^>]*\bhref=\"[^\"]*(?:{_PARTS})[^\"]*\"[^>]*/?>"
+    # Fetched early, scripts would keep the page's style and words waiting.
+    r'|<link rel="preload" as="script"[^>]*>', re.DOTALL,
 )
 # What the theme and its extensions write against the rules of accessibility (axe's `label-content-name-mismatch`,
 # `aria-deprecated-role`, `aria-required-children` and `region`).
@@ -39,7 +42,7 @@ _REPAIRS = {
 # What only the page of the search needs.
 _OF_SEARCH = re.compile(r'<script[^>]*src="[^"]*\b(?:searchtools|language_data|searchindex)\.js[^>]*></script>')
 _SEARCH = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
-_ICON = re.compile(r'<i class="([^"]*\bfas?\b[^"]*)"([^>]*)></i>|<i class="([^"]*\bfa-[^"]*)"([^>]*)></i>')
+_ICON = re.compile(r'<(i|span) class="([^"]*\bfa[s-][^"]*)"([^>]*)></\1>')
 _SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 # Styles stand in attributes all over: notebooks' output has them, so that it stands alone in Colab.
 _POLICY = (
@@ -69,12 +72,13 @@ def lighten(pages: Path, site: str = "") -> None:
         # In their order, but after the page is there to be read.
         text = text.replace('<script src="', '<script defer src="')
         text = _described(text, site, path.relative_to(pages).with_suffix("").as_posix())
-        text = _ICON.sub(lambda found: icon(found[1] or found[3], found[2] or found[4] or ""), text)
+        text = _ICON.sub(lambda found: icon(found[2], found[3]), text)
         text = _PICTURE.sub(functools.partial(_picture, pages / "_images", root), text)
         write_atomically(path, _guarded(text).encode())
     bundle(pages)
     for part in (script, script.with_suffix(".js.map")):
         part.unlink(missing_ok=True)
+    shutil.rmtree(pages / "_static" / "vendor" / "fontawesome", ignore_errors=True)
 
 
 def _guarded(text: str) -> str:

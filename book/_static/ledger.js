@@ -1,4 +1,4 @@
-// The ledger's filter. Without this script every claim is there, folded; with it the address remembers the filter:
+// The ledger's filter. Without scripts it is not shown, and every claim is there, folded; with it the address remembers the filter:
 // claims.html?verdict=partly&section=Table+2&words=relu, and claims.html#claim-s8 opens that claim.
 const form = document.querySelector(".ledger-tools");
 const claims = [...document.querySelectorAll("details.claim")];
@@ -37,7 +37,6 @@ for (const [name, value] of new URLSearchParams(location.search)) {
   const fields = form.querySelectorAll(`[name="${CSS.escape(name)}"]`);
   for (const field of fields) if (field.type === "checkbox") field.checked ||= field.value === value; else field.value = value;
 }
-form.hidden = false;
 // A filter goes before the claim that the address named.
 form.addEventListener("input", () => filter(""));
 form.addEventListener("submit", (event) => event.preventDefault());
