@@ -321,11 +321,13 @@ def test_a_budget_lets_in_what_fits_and_one_that_never_fits_alone() -> None:
 def test_the_stages_of_a_film_are_timed_beside_the_whole() -> None:
     made = films.records(results.Context.here(""), size="48x32", threads=1, frames=3, rounds=1)
     rates = {record.columns["stage"]: record.value for record in made if record.quantity == "film-rate"}
-    assert set(rates) == {*films.STAGES, "whole", "whole-one-core"}
+    assert set(rates) == {*films.STAGES, "whole", "whole-one-core", "folder", "folder-one-core"}
     ratios = {record.columns["beside"]: record.value for record in made if record.quantity == "film-ratio"}
     slowest = min(films.STAGES, key=rates.__getitem__)
     assert ratios[slowest] == pytest.approx(rates["whole"] / rates[slowest])
-    assert ratios["whole-one-core"] == pytest.approx(rates["whole"] / rates["whole-one-core"])
+    for stage in ("whole", "folder"):
+        assert ratios[f"{stage}-one-core"] == pytest.approx(rates[stage] / rates[f"{stage}-one-core"])
+    assert ratios["cpu-time"] > 0
 
 
 def test_the_page_shows_the_recorded_times() -> None:

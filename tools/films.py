@@ -1,7 +1,7 @@
 """How many frames a second a film is enlarged at, and how close that comes to the slowest of its stages alone.
 
 A film is made of a photograph that moves, 640x360. Its stages, each alone, and the whole of it are timed in turn,
-round by round; so is the whole on one core and on all. The machine's load stands in every record: where others run
+round by round; so is the whole on one core and on all, and a folder of its frames. The machine's load stands in every record: where others run
 beside, the ratios of a round tell more than the rates, and CPU times more than both.
 
 ``python -m tools.films`` writes ``abpn_lib/records/films.json``.
@@ -27,6 +27,7 @@ from abpn_lib import cli, film, models, results
 from abpn_lib.files import sha256
 from abpn_lib.results import Context, Record
 from abpn_lib.tflite.abreast import in_order
+from abpn_lib.tflite.images import pairs, upscale_files
 from abpn_lib.tflite.upscaler import Upscaler
 from abpn_lib.timing.rounds import measure, paired_ratio
 
@@ -63,7 +64,7 @@ def on_one_core(call: Callable[[], object]) -> Callable[[], None]:
 def calls(
     upscaler: Upscaler, source: Path, threads: int, frames: int
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, by name: the stages of a film alone, the whole of it, and the whole on one core."""
+    """What is timed, by name: the stages of a film alone, the whole of it, a folder of its frames; these on one core."""
     folder, options = source.parent, film.Options()
     job = film._Job(upscaler, source, folder / "alone.mp4", options, threads, film.TILE, False, lambda line: None,
                     film._look(source, options), threading.Event())
@@ -71,7 +72,11 @@ def calls(
     given = list(opened.decode(video=0))
     shape = av.open(str(folder / "shape.mp4"), "w")
     encoder = film._encoder(shape, opened.streams.video[0], job)
-    large = film._enlarged(job, given[0], encoder)
+    large = [film._enlarged(job, frame, encoder) for frame in given]
+    for part in ("frames", "large"):
+        (folder / part).mkdir()
+    for number, frame in enumerate(given):
+        frame.to_image().save(folder / "frames" / f"{number}.png")
 
     def decode() -> None:
         with av.open(str(source)) as read:
@@ -83,25 +88,31 @@ def calls(
     def encode() -> None:
         with av.open(str(folder / "encoded.mp4"), "w") as made:
             stream = film._encoder(made, opened.streams.video[0], job)
-            for number in range(frames):
-                large.pts = number * round(1 / 25 / large.time_base)
-                made.mux(stream.encode(large))
+            for frame in large:
+                frame.pict_type = av.video.frame.PictureType.NONE
+                made.mux(stream.encode(frame))
             made.mux(stream.encode())
 
     def whole(count: int) -> Callable[[], object]:
         return lambda: film.upscale_film(upscaler, source, folder / "whole.mp4", threads=count)
 
+    def images(count: int) -> Callable[[], object]:
+        found = pairs(folder / "frames", folder / "large")
+        return lambda: deque(upscale_files(upscaler, found, threads=count, tile=film.TILE), maxlen=0)
+
     return {"decode": decode, "enlarge": enlarge, "encode": encode, "whole": whole(threads),
-            "whole-one-core": on_one_core(whole(1))}
+            "whole-one-core": on_one_core(whole(1)), "folder": images(threads),
+            "folder-one-core": on_one_core(images(1))}
 
 
 def records(
     context: Context, *, model: str = models.DEFAULT, size: str = "640x360", threads: int = 2, frames: int = 50,
     rounds: int = 7,
 ) -> list[Record]:
-    """The "film-rate" (frames/s) and "film-cpu" (ms a frame) of each stage and the whole, and two paired ratios.
+    """The "film-rate" (frames/s) and "film-cpu" (ms a frame) of each stage and the whole, and paired ratios.
 
-    "film-ratio" is the whole's rate over that of the slowest stage alone, and over that on one core.
+    "film-ratio" is the whole's rate over that of the slowest stage alone, over what its own CPU time allows so many
+    cores ("cpu-time"), and over that on one core; and a folder's over that on one core.
     """
     width, height = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,11 +130,13 @@ def records(
                                    spread_is=spread, **common))
         made.append(context.record("film-cpu", model, times.cpu_ms / frames, "ms", {**where, "stage": stage}, **common))
     slowest = max(STAGES, key=lambda stage: timed[stage].median_ms)
-    for other in (slowest, "whole-one-core"):
-        value, *interval = paired_ratio(timed[other], timed["whole"])
-        made.append(context.record("film-ratio", model, value, "", {**where, "stage": "whole", "beside": other},
-                                   spread=(interval[0], interval[1]), spread_is=spread,
-                                   **common))
+    compared = {**where, "stage": "whole", "beside": "cpu-time"}
+    share = timed["whole"].cpu_ms / threads / timed["whole"].median_ms
+    made.append(context.record("film-ratio", model, share, "", compared, **common))
+    for stage, other in (("whole", slowest), ("whole", "whole-one-core"), ("folder", "folder-one-core")):
+        value, *interval = paired_ratio(timed[other], timed[stage])
+        made.append(context.record("film-ratio", model, value, "", {**where, "stage": stage, "beside": other},
+                                   spread=(interval[0], interval[1]), spread_is=spread, **common))
     return made
 
 
