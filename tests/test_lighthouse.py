@@ -45,8 +45,8 @@ def test_a_page_is_sound_for_everyone(name: str, lighthouse: Path, address: str)
     report = ROOT / "_build" / "lighthouse" / f"{name.replace('/', '-')}.json"
     command = [
         *browser.node("node"), str(lighthouse), f"{address}{name}.html", "--quiet", "--output=json",
-        f"--output-path={report}", f"--only-categories=performance,{','.join(CATEGORIES)}", "--max-wait-for-load=120000",
-        "--chrome-flags=--headless --no-sandbox --disable-gpu",
+        f"--output-path={report}", f"--only-categories=performance,{','.join(CATEGORIES)}",
+        "--max-wait-for-load=120000", "--chrome-flags=--headless --no-sandbox --disable-gpu",
     ]
     environment = {**os.environ, "CHROME_PATH": shutil.which("chromium") or shutil.which("google-chrome") or ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -67,7 +67,7 @@ def test_weights_are_shipped_for_every_float_model() -> None:
         ("model name : X\nflags\t\t: fpu avx2 avx512_vnni fma\n", models.DEFAULT, "avx512_vnni"),
         ("flags : fpu avx_vnni", models.DEFAULT, "avx_vnni"),
         ("Features : fp asimd asimddp", models.DEFAULT, "asimddp"),
-        ("flags\t\t: fpu avx2 fma avx512f\n", "abpn-long-fp32", "no 8-bit dot product"),
+        ("flags\t\t: fpu avx2 fma avx512f\n", "abpn32-fp32", "no 8-bit dot product"),
         ("", models.DEFAULT, "not known"),
     ],
 )
@@ -75,4 +75,4 @@ def test_the_model_that_suits_a_cpu(processor: str, name: str, why: str) -> None
     found, said = models.suited(processor)
     assert (found, why in said) == (name, True)
     assert models.find(found).is_file()
-    assert models.suited()[0] in (models.DEFAULT, "abpn-long-fp32")
+    assert models.suited()[0] in (models.DEFAULT, "abpn32-fp32")

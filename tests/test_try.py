@@ -167,6 +167,9 @@ def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+OURS = "ABPN with 32 channels, INT8"
+
+
 def by_library(method: str, image: Image.Image) -> NDArray[np.uint8]:
     upscaler = Upscaler(models.find(browser.MODELS[method]))
     return np.asarray(upscale_image(upscaler, image, tile=None))
@@ -183,7 +186,7 @@ def by_library(method: str, image: Image.Image) -> NDArray[np.uint8]:
 def test_same_bits_as_the_library(pixels: NDArray[np.uint8], reader: Page) -> None:
     reader.open(png(pixels))
     reader.done()
-    assert np.array_equal(np.asarray(reader.png("ABPN, INT8")), by_library("abpn", Image.fromarray(pixels)))
+    assert np.array_equal(np.asarray(reader.png(OURS)), by_library("abpn32", Image.fromarray(pixels)))
     assert np.array_equal(np.asarray(reader.png("Bicubic")), degradation.bicubic_up(pixels, 3))
 
 
@@ -202,8 +205,8 @@ def test_transparency_is_kept_as_in_the_library(reader: Page) -> None:
     pixels = np.dstack([natural(40, 31), np.tile(np.linspace(0, 255, 31).astype(np.uint8), (40, 1))])
     reader.open(png(pixels))
     reader.done()
-    ours = np.asarray(reader.png("ABPN, INT8"))
-    theirs = by_library("abpn", Image.fromarray(pixels))
+    ours = np.asarray(reader.png(OURS))
+    theirs = by_library("abpn32", Image.fromarray(pixels))
     assert ours.shape == theirs.shape == (120, 93, 4)
     assert np.array_equal(ours[..., 3], theirs[..., 3])
     assert np.array_equal(ours[..., :3], theirs[..., :3])
@@ -217,8 +220,8 @@ def test_exif_orientation_is_honoured(orientation: int, reader: Page) -> None:
     Image.fromarray(natural(40, 64)).save(content, "JPEG", quality=95, exif=exif)
     reader.open(content.getvalue(), "photo.jpg")
     reader.done()
-    ours = np.asarray(reader.png("ABPN, INT8")).astype(int)
-    theirs = by_library("abpn", Image.open(content)).astype(int)
+    ours = np.asarray(reader.png(OURS)).astype(int)
+    theirs = by_library("abpn32", Image.open(content)).astype(int)
     assert ours.shape == theirs.shape
     # Two JPEG decoders: close, not equal.
     assert np.abs(ours - theirs).mean() < 2
@@ -232,7 +235,7 @@ def test_an_image_can_be_shrunk_first_and_scored(reader: Page) -> None:
     truth = degradation.crop_to_multiple(hr, 3)
     lr = degradation.bicubic_down(truth, 3)
     for label, estimate in (
-        ("ABPN, INT8", by_library("abpn", Image.fromarray(lr))), ("Bicubic", degradation.bicubic_up(lr, 3)),
+        (OURS, by_library("abpn32", Image.fromarray(lr))), ("Bicubic", degradation.bicubic_up(lr, 3)),
     ):
         row = reader.part("scores").locator("tr", has_text=label).inner_text().split("\t")
         assert row[2] == f"{metrics.psnr(truth, estimate):.2f} dB"
@@ -254,7 +257,7 @@ def test_every_strategy_of_table_2_has_the_librarys_bits(reader: Page) -> None:
     reader.open(png(pixels))
     reader.done()
     assert set(paper.TABLE2) - {"abpn"} <= set(browser.MODELS)
-    for method in set(browser.MODELS) - {"abpn", "fsrcnn"}:
+    for method in set(browser.MODELS) - {"abpn32", "fsrcnn"}:
         reader.requests.clear()
         chosen(reader, "left", method)
         assert sum("/models/" in url for url in reader.requests) == 1, "loaded when it is chosen, without its twin"
@@ -390,9 +393,9 @@ def test_a_readers_model_is_timed_beside_abpn(reader: Page) -> None:
     milliseconds = float(cells["Browser ms, 24x12"])
     points = float(cells["2^(2*PSNR-48)/ms, PSNR on cat+rocket, browser ms"])
     assert points == pytest.approx(paper.score(float(cells["PSNR cat+rocket rgb-border1"]), milliseconds), rel=0.1)
-    assert float(cells[f"Browser time to {models.DEFAULT}"]) > 0
+    assert float(cells[f"Browser time to {browser.MODELS['abpn']}"]) > 0
     rows = reader.part("yours-table").locator("tbody tr")
-    assert rows.nth(1).locator("th").inner_text() == models.DEFAULT
+    assert rows.nth(1).locator("th").inner_text() == browser.MODELS["abpn"]
     assert rows.nth(1).locator("td").nth(3).inner_text() == "1.00"
     reader.part("yours-copy").click()
     reader.page.wait_for_function("/cop/i.test(document.querySelector('[data-try=status]').textContent)")
@@ -504,7 +507,7 @@ def test_nothing_is_loaded_before_the_reader_asks(chromium: Any, address: str, g
     page.done()
     loaded = {url.split("?")[0].split("/try/")[1] for url in page.requests if "/try/" in url}
     assert {name for name in loaded if name.startswith(("models/", "timed/")) or "threaded" in name} == {
-        "models/abpn-long-int8-ptq.tflite"
+        f"models/{models.DEFAULT}.tflite"
     }
     page.close()
     loaded |= {"try.css", *OWN_SCRIPTS}
@@ -542,7 +545,7 @@ def test_the_viewer_by_keyboard(reader: Page) -> None:
     for key, value in (("ArrowRight", 52), ("PageUp", 62), ("Home", 0), ("ArrowUp", 2), ("End", 100)):
         page.keyboard.press(key)
         assert slider.get_attribute("aria-valuenow") == str(value)
-    assert slider.get_attribute("aria-valuetext") == "100 % Bicubic, the rest ABPN, INT8"
+    assert slider.get_attribute("aria-valuetext") == "100 % Bicubic, the rest ABPN with 32 channels, INT8"
     canvas = page.locator(".abpn-try canvas")
     before = canvas.get_attribute("aria-label")
     canvas.focus()
@@ -605,7 +608,7 @@ def test_a_long_job_shows_progress_and_can_be_cancelled(reader: Page) -> None:
     assert len(set(reader.page.evaluate("window.seen"))) > 2
     reader.open(png(natural(20, 20)))
     reader.done()
-    assert reader.png("ABPN, INT8").size == (60, 60)
+    assert reader.png(OURS).size == (60, 60)
 
 
 def huge() -> bytes:
@@ -641,7 +644,7 @@ def test_after_a_bad_image_the_one_before_stays_and_is_named(reader: Page) -> No
     assert reader.error().startswith("bad.png: This file is not an image")
     assert reader.part("status").inner_text() == "Below is still good.png."
     assert reader.part("facts").inner_text().startswith("good.png: ")
-    assert np.array_equal(np.asarray(reader.png("ABPN, INT8")), by_library("abpn", Image.fromarray(pixels)))
+    assert np.array_equal(np.asarray(reader.png(OURS)), by_library("abpn32", Image.fromarray(pixels)))
 
 
 def test_what_a_dead_worker_held_is_no_longer_shown(reader: Page) -> None:

@@ -1,8 +1,8 @@
 """How many frames a second a film is enlarged at, and how close that comes to the slowest of its stages alone.
 
 A film is made of a photograph that moves, 640x360. Its stages, each alone, and the whole of it are timed in turn,
-round by round; so is the whole on one core and on all, and a folder of its frames. The machine's load stands in every record: where others run
-beside, the ratios of a round tell more than the rates, and CPU times more than both.
+round by round; so are the whole and a folder of its frames on one core and on all. The machine's load stands in every
+record: where others run beside, the ratios of a round tell more than the rates, and CPU times more than both.
 
 ``python -m tools.films`` writes ``abpn_lib/records/films.json``.
 """
@@ -31,6 +31,7 @@ from abpn_lib.tflite.images import pairs, upscale_files
 from abpn_lib.tflite.upscaler import Upscaler
 from abpn_lib.timing.rounds import measure, paired_ratio
 
+MODEL = "abpn-long-int8-ptq"
 STAGES = ("decode", "enlarge", "encode")
 PATH = Path(results.__file__).parent / "records" / "films.json"
 
@@ -64,7 +65,7 @@ def on_one_core(call: Callable[[], object]) -> Callable[[], None]:
 def calls(
     upscaler: Upscaler, source: Path, threads: int, frames: int
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, by name: the stages of a film alone, the whole of it, a folder of its frames; these on one core."""
+    """What is timed, by name: the stages of a film alone, the whole, a folder of its frames; these on one core too."""
     folder, options = source.parent, film.Options()
     job = film._Job(upscaler, source, folder / "alone.mp4", options, threads, film.TILE, False, lambda line: None,
                     film._look(source, options), threading.Event())
@@ -106,7 +107,7 @@ def calls(
 
 
 def records(
-    context: Context, *, model: str = models.DEFAULT, size: str = "640x360", threads: int = 2, frames: int = 50,
+    context: Context, *, model: str = MODEL, size: str = "640x360", threads: int = 2, frames: int = 50,
     rounds: int = 7,
 ) -> list[Record]:
     """The "film-rate" (frames/s) and "film-cpu" (ms a frame) of each stage and the whole, and paired ratios.
@@ -143,7 +144,7 @@ def records(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m tools.films", description=__doc__.splitlines()[0])
-    top.add_argument("--model", default=models.DEFAULT, help="a name that `abpn models` lists")
+    top.add_argument("--model", default=MODEL, help="a name that `abpn models` lists")
     top.add_argument("--size", default="640x360", help="the film's width x height")
     top.add_argument("--threads", type=int, default=2, help="frames enlarged at once")
     top.add_argument("--frames", type=int, default=50, help="the film's length")
