@@ -252,6 +252,8 @@ def _copies(film: Any, made: Any, job: _Job) -> dict[int, Any]:
         if stream.type in ("audio", "subtitle") and codec in made.supported_codecs:
             copies[stream.index] = made.add_stream_from_template(stream)
             copies[stream.index].metadata.update(stream.metadata)
+        elif stream.type == "attachment" and made.format.name == "matroska":  # fonts of subtitles
+            made.add_attachment(stream.name, stream.mimetype, stream.data)
         elif stream.type in ("audio", "subtitle", "attachment"):
             left.append(f"{stream.type} {codec}".strip())
     if left:

@@ -30,6 +30,7 @@ from tools import films  # noqa: E402
 
 MODEL = "abpn-int8-ptq"
 SIZE = (48, 32)  # width and height
+FONT = bytes(range(256))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def make_film(
             path.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:00:00,200\nHello\n")
             written = av.open(str(path.with_suffix(".srt")))
             text = made.add_stream_from_template(written.streams[0])
+            made.add_attachment("plain.ttf", "application/x-truetype-font", FONT)
         if sound:
             made.set_chapters([{"id": 1, "start": 0, "end": 200, "time_base": Fraction(1, 1000),
                                 "metadata": {"title": "First"}}])
@@ -128,14 +130,20 @@ def test_sound_subtitles_chapters_metadata_and_frames_are_kept(upscaler: Upscale
     assert times == read_film(source)[2]
     assert next(value for key, value in facts["metadata"].items() if key.lower() == "title") == "A test"
     assert [chapter["metadata"]["title"] for chapter in facts["chapters"]] == ["First"]
-    assert facts["kinds"] == ["audio", "subtitle", "video"]
+    assert facts["kinds"] == ["attachment", "audio", "subtitle", "video"]
+    with av.open(str(target)) as made:
+        assert [bytes(stream.data) for stream in made.streams if stream.type == "attachment"] == [FONT]
     assert packets_of(target, "audio") == packets_of(source, "audio")
     assert packets_of(target, "subtitles")[0][1] == packets_of(source, "subtitles")[0][1]
     for number, frame in enumerate(pixels):
         np.testing.assert_allclose(frame[40, 90], colours(number)[13, 30], atol=6)
     kept, lines = enlarge(upscaler, source, suffix=".webm", codec="libvpx-vp9")
     assert read_film(kept)[0]["size"] == (144, 96)
-    assert lines == [f"{kept}: does not take, and so leaves out: audio aac, subtitle subrip"]
+    assert lines == [f"{kept}: does not take, and so leaves out: audio aac, subtitle subrip, attachment"]
+    # Another encoder, and a quality that makes the file smaller.
+    kept, _ = enlarge(upscaler, source, suffix=".mp4", codec="libx265", crf=40)
+    assert read_film(kept)[0]["codec"] == "hevc"
+    assert kept.stat().st_size < enlarge(upscaler, source, suffix=".mp4", codec="libx265", crf=10)[0].stat().st_size
 
 
 @pytest.mark.parametrize(("matrix", "full"), [(1, False), (1, True), (5, False), (6, True)])
