@@ -316,3 +316,11 @@ def widen(narrow: keras.Model, wide: keras.Model) -> None:
         wider[..., :c_out] = 0
         wider[:, :, :c_in, :c_out] = kernel
         new.set_weights([wider, np.pad(bias, (0, wider.shape[3] - c_out))])
+
+
+def shorten(whole: keras.Model, short: keras.Model) -> None:
+    """Give `short` the layers of `whole` that it has too, in place; its last convolution, which is new, starts small."""
+    for layer in chain(short)[:-1]:
+        layer.set_weights(whole.get_layer(layer.name).get_weights())
+    last = chain(short)[-1]
+    last.kernel.assign(last.kernel * 0.1)

@@ -70,6 +70,15 @@ def test_widening_keeps_the_function_and_leaves_every_new_weight_a_gradient_in_t
     assert np.any(moved[:, :, 28:])
 
 
+def test_shortening_keeps_the_first_layers_and_starts_near_nearest_neighbour() -> None:
+    whole, short = networks.build("abpn32", seed=1), networks.build("abpn32-short", seed=2)
+    networks.shorten(whole, short)
+    for kept, of in zip(networks.chain(short)[:-1], networks.chain(whole), strict=False):
+        np.testing.assert_array_equal(kept.kernel, of.kernel)
+    nearest = np.repeat(np.repeat(lr_batch(), 3, axis=1), 3, axis=2)
+    assert np.abs(short(lr_batch()) - nearest).mean() < 0.5 * np.abs(whole(lr_batch()) - nearest).mean()
+
+
 def test_only_a_wider_chain_of_the_same_layers_can_be_widened_to() -> None:
     with pytest.raises(ValueError, match="broadcast"):
         networks.widen(networks.build("abpn32"), networks.build("abpn"))

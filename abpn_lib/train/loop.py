@@ -33,6 +33,8 @@ from abpn_lib.train.soap import Soap
 Validation = Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """(LR, HR) uint8 image pairs that are scored at each checkpoint."""
 
+_CARRIES = {("abpn", "abpn32"): networks.widen, ("abpn32", "abpn32-short"): networks.shorten}
+
 
 def build_start(recipe: Recipe) -> keras.Model:
     """The recipe's network with its initial weights. Raises `InputError` if the recipe starts from another run."""
@@ -51,19 +53,19 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     """The network of a finished run in `folder` as a start for `recipe`.
 
     With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
-    An `abpn32` may go on from an `abpn`, which is widened first. Raises `DataError` if the folder holds no finished
+    An `abpn32` may go on from an `abpn`, which is widened first, and an `abpn32-short` from an `abpn32`. Raises `DataError` if the folder holds no finished
     run, `InputError` if it holds one of another network.
     """
     first = read_run(folder).recipe
-    wider = (first.network, recipe.network) == ("abpn", "abpn32")
-    for field in ("scale", "pairs") if wider else ("network", "scale", "pairs"):
+    carry = _CARRIES.get((first.network, recipe.network))
+    for field in ("scale", "pairs") if carry else ("network", "scale", "pairs"):
         if (found := getattr(first, field)) != (wanted := getattr(recipe, field)):
             raise InputError(f"{folder} has {field} {found}, the recipe {wanted}: they must agree")
     model = networks.build(recipe.network, recipe.scale, pairs=recipe.pairs, seed=recipe.seed)
-    start = networks.build(first.network, recipe.scale, pairs=recipe.pairs) if wider else model
+    start = networks.build(first.network, recipe.scale, pairs=recipe.pairs) if carry else model
     load_weights(start, folder / "weights.npz")
-    if wider:
-        networks.widen(start, model)
+    if carry:
+        carry(start, model)
     if recipe.revive:
         networks.revive(model, lr_images, seed=recipe.seed)
     return model
