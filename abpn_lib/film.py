@@ -197,7 +197,9 @@ def _write(job: _Job, scratch: Path) -> tuple[int, str]:
             frame, packets = item
             return frame and _enlarged(job, frame, encoder), packets
 
-        items = in_order(enlarge, _items(film, video, copies, job), job.threads)
+        # One more than asked for, or the others wait where a frame waits for its turn to be encoded.
+        at_once = job.threads + (job.threads > 1)
+        items = in_order(enlarge, _items(film, video, copies, job), at_once)
         total = job.look.total and round(job.look.total)
         with closing(items), tqdm(total=total, unit="frame", disable=not job.progress) as bar:
             try:
