@@ -53,8 +53,8 @@ def build_after(folder: Path, recipe: Recipe, lr_images: Iterable[NDArray[np.uin
     """The network of a finished run in `folder` as a start for `recipe`.
 
     With `recipe.revive` its dead channels get new weights: those silent on all of the LR (H, W, 3) uint8 images.
-    An `abpn32` may go on from an `abpn`, which is widened first, and an `abpn32-short` from an `abpn32`. Raises `DataError` if the folder holds no finished
-    run, `InputError` if it holds one of another network.
+    An `abpn32` may go on from an `abpn`, which is widened first, and an `abpn32-short` from an `abpn32`. Raises
+    `DataError` if the folder holds no finished run, `InputError` if it holds one of another network.
     """
     first = read_run(folder).recipe
     carry = _CARRIES.get((first.network, recipe.network))
