@@ -319,7 +319,7 @@ def widen(narrow: keras.Model, wide: keras.Model) -> None:
 
 
 def shorten(whole: keras.Model, short: keras.Model) -> None:
-    """Give `short` the layers that it shares with `whole`, in place; its last convolution, which is new, starts small."""
+    """Give `short` the layers that it shares with `whole`, in place; the last convolution, a new one, starts small."""
     for layer in chain(short)[:-1]:
         layer.set_weights(whole.get_layer(layer.name).get_weights())
     last = chain(short)[-1]
