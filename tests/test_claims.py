@@ -286,6 +286,12 @@ def test_further_seeds_count_and_are_told() -> None:
     assert claims.judge("S8", [*pair, replace(more[0], count=2)]).measured == alone.measured
 
 
+def test_what_qat_adds_is_judged_on_one_run_s_weights() -> None:
+    whole = [psnr("abpn-fp32", 28.13), psnr("abpn-int8-ptq-tensor", 28.0), psnr("abpn-int8-qat", 28.06)]
+    assert verdict("S15", whole) == "reproduced"
+    assert verdict("S15", [*whole, psnr("abpn-seed1-int8-ptq-tensor", 20.0)]) == "reproduced"
+
+
 def test_means_over_different_images_are_not_subtracted() -> None:
     pair = [psnr("abpn-fp32", 28.0), replace(psnr("abpn-int8-ptq", 27.87), count=2)]
     assert verdict("T2.abpn.int8", pair) == "not testable here"

@@ -117,9 +117,12 @@ class Evidence:
         names = ", ".join(f"{subject} ({size_of(subject)})" for subject in subjects)
         raise Absent(f"not all of these were timed on one device under equal conditions: {names}")
 
-    def scores(self, *subjects: str, reading: str | None = None) -> Scores:
-        """PSNR of all these models, on every data set on which each was measured over the same images."""
-        tables: list[dict[str, dict[str, float]]] = [{} for _ in range(SEEDS)]
+    def scores(self, *subjects: str, reading: str | None = None, seeds: int = SEEDS) -> Scores:
+        """PSNR of all these models, on every data set on which each was measured over the same images.
+
+        With one of the `seeds` alone, models made from one run's weights are compared with each other.
+        """
+        tables: list[dict[str, dict[str, float]]] = [{} for _ in range(seeds)]
         used: list[Record] = []
         for dataset in DATASETS:
             row = self._row(subjects, dataset, reading)
