@@ -110,6 +110,14 @@ def test_int8_stays_int8_in_onnx_runtime(tmp_path: Path) -> None:
     assert "Conv" not in names
 
 
+def test_no_weight_is_int8_whose_sums_saturate_on_some_processors() -> None:
+    import onnx
+
+    kept = onnx.load_from_string(to_onnx(models.find("abpn-long-int8-ptq").read_bytes())).graph.initializer
+    kernels = [tensor.data_type for tensor in kept if len(tensor.dims) == 4]
+    assert set(kernels) == {onnx.TensorProto.UINT8}
+
+
 def test_openvino_runs_it_too() -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is not there")
     content, image = models.find("abpn-long-int8-ptq").read_bytes(), IMAGES["coffee"][None]

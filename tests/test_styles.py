@@ -19,7 +19,7 @@ from tools import styles
     ("p{x:y}", "p{x:y}"),
     ("@media print{.gone{x:y}}", ""),
     ("@media print{.a{x:y} .gone{x:y}}", "@media print{.a{x:y}}"),
-    ("@font-face{font-family:F}", "@font-face{font-family:F}"),
+    ("@font-face{font-family:F}", ""),
 ])
 def test_rules_without_a_place_go(sheet: str, kept: str) -> None:
     assert styles.needed(sheet, {"a", "b"}) == kept
