@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 
 SITE = Path(__file__).parents[1] / "_build" / "html"
 AXE = SITE.parent / "litert" / "axe.min.js"
@@ -77,6 +78,13 @@ def _weight(name: str) -> int:
     content = (SITE / name).read_bytes()
     packed = name.endswith((".webp", ".png", ".jpg", ".woff2", ".gz"))
     return len(content if packed else gzip.compress(content, 6))
+
+
+def test_every_number_has_a_caption() -> None:
+    for path in SITE.glob("notebooks/*.html"):
+        numbers = BeautifulSoup(path.read_text(), "html.parser").find_all(class_="caption-number")
+        assert numbers, path.name
+        assert not [tag.text for tag in numbers if tag.text.strip() == tag.parent.text.strip()], path.name
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe comes with the build: run `make book`")

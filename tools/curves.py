@@ -26,7 +26,11 @@ _PROGRAM = "python -m tools.curves"
 
 
 def records_of_run(folder: Path) -> list[Record]:
-    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name."""
+    """A finished run's validation curve: one "validation-psnr" in dB for each row of its log, by its folder's name.
+
+    Beside its `step` a row has the whole `seconds` that the run had taken by then, whatever else its machine did, and,
+    where the log has them, the `cpu_seconds` of all its cores.
+    """
     from abpn_lib.train import runs
 
     provenance = runs.read_run(folder).provenance
@@ -34,7 +38,8 @@ def records_of_run(folder: Path) -> list[Record]:
     recipe: dict[str, Any] = {key: str(made[key]) for key in ("optimizer", "init", "lr")}
     recipe |= {"architecture": made["network"], "recipe_seed": provenance["seed"]}
     return [
-        context.record("validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]))
+        context.record("validation-psnr", folder.name, row["val_psnr"], "dB", recipe, step=int(row["step"]),
+                       **{clock: round(row[clock]) for clock in ("seconds", "cpu_seconds") if clock in row})
         for row in provenance["log"] if "val_psnr" in row
     ]
 

@@ -92,9 +92,10 @@ def train(
     `each_step` is called with the loss of each step, which need not have been computed yet.
 
     The folder holds ``recipe.json``, ``checkpoint.npz`` (weights, optimizer and step), ``log.csv`` (step, loss, rate,
-    validation PSNR in dB, seconds) and at the end ``weights.npz``. A run that was killed at any moment goes on from its
-    last checkpoint and ends in the same bits. Raises `InputError` if the folder holds a run of another recipe or the
-    devices cannot share a batch equally, `DataError` if its checkpoint cannot be read or the loss is not finite.
+    validation PSNR in dB, seconds, seconds of all CPU cores) and at the end ``weights.npz``. A run that was killed at
+    any moment goes on from its last checkpoint and ends in the same bits. Raises `InputError` if the folder holds a run
+    of another recipe or the devices cannot share a batch equally, `DataError` if its checkpoint cannot be read or the
+    loss is not finite.
     """
     patches = Patches(hr_images, recipe)
     strategy = strategy or tf.distribute.get_strategy()
@@ -113,7 +114,8 @@ def train(
     first, rows = _resume(folder, state)
     step_function = _step_function(model, optimizer, recipe.loss, strategy)
     losses: list[tf.Tensor] = []
-    started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
+    clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+    started = {name: clock() - float(rows[-1].get(name, 0) if rows else 0) for name, clock in clocks.items()}
     bar = tqdm(
         strategy.experimental_distribute_dataset(batches(patches, recipe, first)), total=recipe.steps, initial=first,
         unit="step", desc=recipe.network, disable=not progress, mininterval=1.0,
@@ -133,7 +135,7 @@ def train(
             rows.append({
                 "step": str(step), "loss": f"{loss:.6f}", "rate": f"{float(optimizer.learning_rate.numpy()):.3e}",
                 "val_psnr": f"{pixel_psnr(model, validation):.4f}" if validation else "",
-                "seconds": f"{time.perf_counter() - started:.1f}",
+                **{name: f"{clock() - started[name]:.1f}" for name, clock in clocks.items()},
             })
             bar.set_postfix(loss=rows[-1]["loss"], psnr=rows[-1]["val_psnr"])
             _save(folder, state, step, rows)
@@ -272,5 +274,6 @@ def _save(folder: Path, state: list[tf.Variable], step: int, rows: list[dict[str
     arrays = {f"v{i}": variable.numpy() for i, variable in enumerate(state)}
     # The log travels inside the checkpoint, so that the two can never disagree after a kill.
     save_npz(folder / "checkpoint.npz", {**arrays, "step": np.array(step), "log": np.array(json.dumps(rows))})
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    # The last row's columns: those of a run begun by an older version may be fewer.
+    lines = [list(rows[-1]), *(list(row.values()) for row in rows)]
     write_atomically(folder / "log.csv", "".join(",".join(line) + "\n" for line in lines).encode())
