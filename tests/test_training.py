@@ -186,6 +186,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     subprocess.run([*COMMAND, str(broken)], check=True, capture_output=True)
     assert (broken / "weights.npz").read_bytes() == (unbroken / "weights.npz").read_bytes()
     rows = [[(row["step"], row["loss"]) for row in runs.read_log(folder)] for folder in (unbroken, broken)]
+    spent = [row["cpu_seconds"] for row in runs.read_log(broken)]
+    assert spent == sorted(spent), "a run that goes on counts on"
     assert rows[0] == rows[1]
 
 
